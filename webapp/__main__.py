@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let everybody who opens the page use private models and datasets that this machine's login may"
         " read on the hub (public and gated models work without)",
     )  # fmt: skip
+    parser.add_argument(
+        "--shared-models", action="store_true",
+        help="offer also models that other users of this machine may change; trust each of them: they could"
+        " have files of yours read in a model's place",
+    )  # fmt: skip
     judge_client.add_arguments(parser)
 
 
@@ -88,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             with loading.answered(listener):
                 from webapp import local_models  # half of what is imported before Gradio
 
-                local_models.offer(args.models, args.hub_login)
+                local_models.offer(args.models, hub_login=args.hub_login, shared=args.shared_models)
         except (LabError, OSError) as error:
             print(sentence(error), file=sys.stderr)
             return 2
@@ -100,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _warnings(host: str, port: int, home: Path) -> list[str]:
     """What the operator should know before others use the page."""
-    from pipeline.inputs import confined  # with what `local_models` has imported
+    from pipeline.inputs import confined
+    from webapp import local_models
 
     found = []
     if host not in LOOPBACK:
@@ -112,7 +118,7 @@ def _warnings(host: str, port: int, home: Path) -> list[str]:
         found.append(UNCONFINED)
     if (shared := home_check.warning(home)) is not None:
         found.append(shared)
-    return found
+    return [*found, *local_models.left_out()]
 
 
 def serve(listener: socket.socket, args: argparse.Namespace, judge: Judge | None = None) -> None:
@@ -125,7 +131,13 @@ def serve(listener: socket.socket, args: argparse.Namespace, judge: Judge | None
             from pipeline.serving import connections
             from webapp.app import create
 
-        app = create([args.host, *args.allow_host], args.models, hub_login=args.hub_login, judge=judge)
+        app = create(
+            [args.host, *args.allow_host],
+            args.models,
+            hub_login=args.hub_login,
+            shared_models=args.shared_models,
+            judge=judge,
+        )
     connections.Patient.most = connections.most()
     config = uvicorn.Config(
         app,

@@ -63,15 +63,16 @@ def create(
     models: Iterable[Path] = (),
     *,
     hub_login: bool = False,
+    shared_models: bool = False,
     judge: Judge | None = None,
 ) -> FastAPI:
     """The app for `settings.home()`, ready to be served to localhost, to IP addresses and to these names.
 
-    It offers the models of the home and of the folders `models`, and with `hub_login` what only the operator
-    may read on the hub, and the judge of answers, if one is named. Raises InputError if one of the folders
-    has no model.
+    It offers the models of the home and of the folders `models`, with `shared_models` also those that other
+    users may change, with `hub_login` what only the operator may read on the hub, and the judge of answers,
+    if one is named. Raises InputError if one of the folders has no model to offer.
     """
-    local_models.offer(models, hub_login)
+    local_models.offer(models, hub_login=hub_login, shared=shared_models)
     votes.name_judge(judge)
     uploads.empty()
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipeline import display, settings
 from pipeline.errors import InputError
+from pipeline.inputs import writers
 from pipeline.inputs.azure_address import PREFIX
 from pipeline.inputs.models import base_models
 from pipeline.store.run import Run
@@ -29,62 +30,81 @@ NOT_OFFERED = (
     "model: {} is not offered on this page; choose one from the list, or a hub id such as org/name. Other"
     " folders are for the command line, or for `{} --models FOLDER`."
 )
+WAY_OUT = (
+    "see to it that only you may change it (chmod -R go-w, or a copy of your own), or start with"
+    " --shared-models if you trust whoever may"
+)
 _named: list[Path] = []  # by the operator, for this process
-_login: list[bool] = [False]  # whether the operator's login at the hub is for everybody, for this process
+_hub_login: list[bool] = [False]  # whether the operator's login at the hub is for everybody, and
+_shared: list[bool] = [False]  # whether models count that others may change, for this process
 
 
-def find(folder: Path) -> list[Path]:
-    """The folder itself if it is a model's, else the model folders in it, as absolute paths.
+def find(folder: Path) -> dict[Path, Path]:
+    """The folder itself if it is a model's, else the model folders in it: their real paths, with their names
+    there, which may be those of links.
 
     Others may have put links in there, to folders that they may not read: only links count that the user of
     this process, or root, has made.
     """
+    real = folder.resolve()
     if _is_model(folder):
-        return [folder.resolve()]
-    found = []
-    for path in sorted(folder.resolve().glob("[!.]*")):
+        return {real: folder}
+    found = {}
+    for path in sorted(folder.glob("[!.]*")):
         with suppress(FileNotFoundError):  # it is just being removed
             facts = path.lstat()
             link = stat.S_ISLNK(facts.st_mode)
             if _is_model(path) and (not link or facts.st_uid in (0, os.geteuid())):
                 # As it is, if it was no link: it may be one by now, and nothing is read through it.
-                found.append(path.resolve() if link else path)
+                found[path.resolve() if link else real / path.name] = path
     return found
 
 
-def offer(folders: Iterable[Path], hub_login: bool = False) -> None:
+def offer(folders: Iterable[Path], *, hub_login: bool = False, shared: bool = False) -> None:
     """Offer the models of these folders on the page, besides the home's.
 
-    With `hub_login` it also offers what only the operator may read on the hub. Raises InputError for a folder
-    without any model.
+    With `hub_login` it also offers what only the operator may read on the hub, with `shared` also models that
+    other users of this machine may change. Raises InputError for a folder without a model to offer.
     """
-    folders = [folder.expanduser() for folder in folders]
+    folders = [folder.expanduser().absolute() for folder in folders]
     for folder in folders:
-        if not find(folder):
+        if not (found := find(folder)):
             raise InputError(
                 f"--models: {folder} is not a model folder, and contains none; one has a config.json and"
                 f" .safetensors files. Of this one: {base_models.lacking(folder)}"
             )
-    _named[:], _login[:] = folders, [hub_login]
+        reasons = [_changeable(path, way) for path, way in found.items()]
+        if all(reasons) and not shared:
+            raise InputError(f"--models: no model in {folder} is offered: {reasons[0]}; {WAY_OUT}")
+    _named[:], _hub_login[:], _shared[:] = folders, [hub_login], [shared]
+
+
+def left_out() -> list[str]:
+    """For the operator: of each folder with models that are not offered, the first and the reason."""
+    found = {folder: [*filter(None, _reasons(folder).values())] for folder in (_home(), *_named)}
+    return [
+        f"models in {display.line(str(folder))} that are not offered: {len(reasons)}; {reasons[0]}; {WAY_OUT}"
+        for folder, reasons in found.items()
+        if reasons
+    ]
 
 
 def hub_login() -> bool:
     """Whether the page may read what only the operator may read on the hub."""
-    return _login[0]
+    return _hub_login[0]
 
 
 def listed() -> list[tuple[str, str]]:
     """The folders on offer now, as (label, path)."""
-    home = settings.home() / "models"
     here = [
         (f"{display.line(path.name)} · in this lab", str(path))
-        for path in find(home)
+        for path in _offered(_home())
         if path.suffix != ".part"
     ]
     named = [
         (f"{display.line(path.name)} · {display.line(str(path.parent))}", str(path))
         for folder in _named
-        for path in find(folder)
+        for path in _offered(folder)
     ]
     return [*here, *(row for row in named if row not in here)]
 
@@ -111,3 +131,37 @@ def _is_model(folder: Path) -> bool:
         return not base_models.lacking(folder)
     except OSError:  # not ours to read
         return False
+
+
+def _home() -> Path:
+    return settings.home() / "models"
+
+
+def _offered(folder: Path) -> list[Path]:
+    return [path for path, reason in _reasons(folder).items() if not reason]
+
+
+def _reasons(folder: Path) -> dict[Path, str]:
+    """The models in a folder, each with the reason why it is not offered, or ""."""
+    found = find(folder)
+    if _shared[0]:
+        return dict.fromkeys(found, "")
+    if folder == _home():  # where nobody else may write, but links lead out of it
+        return {path: _changeable(path) if way.is_symlink() else "" for path, way in found.items()}
+    return {path: _changeable(path, way) for path, way in found.items()}
+
+
+def _changeable(model: Path, *ways: Path) -> str:
+    """How another user could change a model's files, or one of the ways to them; "" if nobody can.
+
+    Whoever can has the app's user read other files for them, by links that come and go while it reads.
+    """
+    try:
+        return writers.other([*ways, model, *_entries(model)])
+    except (OSError, RuntimeError):  # a link to itself
+        return f"{display.line(str(model))} is being changed"
+
+
+def _entries(model: Path) -> list[Path]:
+    """What a model's folder has, two levels deep; transformers reads no deeper. Without links to nothing."""
+    return [path for path in (*model.glob("*"), *model.glob("*/*")) if path.exists()]

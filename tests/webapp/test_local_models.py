@@ -12,10 +12,10 @@ from starlette.testclient import TestClient
 from pipeline import display, settings
 from pipeline.errors import InputError
 from pipeline.inputs.models import base_models, hub_models
-from tests.helpers import fake_hub, planted
+from tests.helpers import fake_hub, planted, reachable
 from tests.helpers.lab import CONFIG
 from webapp import local_models
-from webapp.__main__ import arguments, main
+from webapp.__main__ import _warnings, arguments, main
 from webapp.tabs import data, lab, runs
 from webapp.tabs.tuning import scorecard, sweep
 from webapp.ui import choices
@@ -110,11 +110,82 @@ def test_a_link_that_another_user_made_is_not_offered(home, model_folder, tmp_pa
     shutil.copytree(model_folder, named / "real")
     link = named / "gift"
     link.symlink_to(model_folder)
-    assert local_models.find(named) == [model_folder.resolve(), named / "real"]
+    assert list(local_models.find(named)) == [model_folder.resolve(), named / "real"]
     if os.geteuid() == 0:
         os.chown(link, 54321, -1, follow_symlinks=False)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert local_models.find(named) == [named / "real"]
+    assert list(local_models.find(named)) == [named / "real"]
+
+
+def copied(model, folder):
+    shutil.copytree(model, folder)
+    for each in (folder.parent, folder, *folder.iterdir()):
+        each.chmod(0o755)  # whatever the umask
+    return folder
+
+
+def open_folder(folder):
+    folder.chmod(0o777)
+
+
+def open_file(folder):
+    (folder / "config.json").chmod(0o666)
+
+
+def open_below(folder):
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates").chmod(0o777)
+
+
+def open_above(folder):
+    folder.parent.chmod(0o777)
+
+
+OPENED = [open_folder, open_file, open_below, open_above]
+
+
+@pytest.mark.parametrize("opened", OPENED)
+def test_a_model_that_others_may_change_is_offered_only_on_consent(home, model_folder, opened):
+    """Whoever may change it could have other files read in its place, by links that come and go."""
+    with reachable.folder() as named:
+        mine = copied(model_folder, named / "folder" / "mine")
+        local_models.offer([mine.parent])
+        assert local_models.known(str(mine)) == str(mine)
+        assert local_models.left_out() == []
+        opened(mine)
+        with pytest.raises(InputError, match=REFUSED):
+            local_models.known(str(mine))
+        (reason,) = local_models.left_out()
+        assert "every user may write to " in reason
+        with pytest.raises(InputError, match=r"no model in .* is offered: every user may write to "):
+            local_models.offer([mine.parent])
+        local_models.offer([mine.parent], shared=True)
+        assert local_models.known(str(mine)) == str(mine)
+        assert local_models.left_out() == []
+
+
+def test_a_link_in_the_home_to_a_model_that_others_may_change_is_not_offered(home, model_folder):
+    local_models.offer([])
+    with reachable.folder() as outside:
+        model = copied(model_folder, outside / "model")
+        (home / "models").mkdir(exist_ok=True)
+        (home / "models" / "linked").symlink_to(model)
+        assert local_models.known(str(model)) == str(model)
+        model.chmod(0o777)
+        with pytest.raises(InputError, match=REFUSED):
+            local_models.known(str(model))
+
+
+def test_the_operator_reads_at_the_start_what_is_not_offered(home, model_folder, tmp_path):
+    with reachable.folder() as named:
+        for name in ("open", "mine"):
+            copied(model_folder, named / name)
+        (named / "open").chmod(0o777)
+        local_models.offer([named])
+        (warning,) = [text for text in _warnings("127.0.0.1", 1, home) if "not offered" in text]
+        assert warning.startswith(
+            f"models in {named} that are not offered: 1; every user may write to {named}/open"
+        )
 
 
 @pytest.mark.parametrize(

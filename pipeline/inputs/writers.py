@@ -1,0 +1,105 @@
+"""Whether another user of this machine could change what a path leads to, as sshd asks it of its keys.
+
+Whoever may write to a folder can exchange its files while they are read, for links to what only the reader
+may read. Root could do so anyway.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline import display
+
+ROOT = 0
+MOST_LINKS = 40  # on the way to a file, as for Linux
+ACCESS_LIST = "system.posix_acl_access"  # an extended attribute; users named in it have the group's rights
+
+
+def other(paths: Iterable[Path]) -> str:
+    """How another user could change one of these, or put another there: a clause; "" if nobody can.
+
+    Raises OSError, for example if one of them is gone.
+    """
+    looked: set[tuple[Path, bool]] = set()
+    for path in paths:
+        *way, end = _steps(path)
+        # On the way, a folder such as /tmp is closed: only the owner of what is there can exchange it.
+        for step in {(step, True) for step in way} | {(end, False)} - looked:
+            if wrong := _open_to(*step):
+                return wrong
+            looked.add(step)
+    return ""
+
+
+def _steps(path: Path) -> Iterator[Path]:
+    """Every folder and link on the way to a path, and what it leads to, each without links on its own way."""
+    reached, rest, links = Path("/"), [*reversed(path.absolute().parts)], 0
+    while rest:
+        step = reached / rest.pop()
+        if step.name == "..":
+            step = reached.parent
+        elif step.is_symlink():
+            if (links := links + 1) > MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            rest += reversed(step.readlink().parts)
+        reached = reached if step.is_symlink() else step
+        yield step
+
+
+def _open_to(path: Path, sticky: bool) -> str:
+    """Who else may change a file or folder; a `sticky` folder counts as closed."""
+    if any(_is_closed(parent) for parent in path.parents):
+        return ""
+    facts, name = path.lstat(), display.line(str(path))
+    if facts.st_uid not in (ROOT, os.geteuid()):
+        return f"{name} belongs to {_user(facts.st_uid)}"
+    if stat.S_ISLNK(facts.st_mode) or (sticky and facts.st_mode & stat.S_ISVTX):
+        return ""
+    if facts.st_mode & stat.S_IWOTH:
+        return f"every user may write to {name}"
+    return _open_to_group(path, facts.st_gid, name) if facts.st_mode & stat.S_IWGRP else ""
+
+
+def _open_to_group(path: Path, group: int, name: str) -> str:
+    if ACCESS_LIST in os.listxattr(path):
+        return f"an access list lets others write to {name}"
+    return "" if _is_private(group, os.geteuid()) else f"{_group(group)} may write to {name}"
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether nobody else gets to what is in a folder, whatever is allowed there."""
+    facts = folder.lstat()
+    return facts.st_uid in (ROOT, os.geteuid()) and not facts.st_mode & (stat.S_IXGRP | stat.S_IXOTH)
+
+
+@lru_cache(maxsize=256)
+def _is_private(group: int, me: int) -> bool:
+    """Whether a group has nobody but a user and root: many systems give each user such a group."""
+    try:
+        names = set(grp.getgrgid(group).gr_mem)
+    except KeyError:
+        return False
+    users = pwd.getpwall()
+    members = {user.pw_uid for user in users if user.pw_gid == group or user.pw_name in names}
+    return names <= {user.pw_name for user in users} and members <= {ROOT, me}
+
+
+def _user(number: int) -> str:
+    try:
+        return f"user {display.line(pwd.getpwuid(number).pw_name)}"
+    except KeyError:
+        return f"user {number}"
+
+
+def _group(number: int) -> str:
+    try:
+        return f"group {display.line(grp.getgrgid(number).gr_name)}"
+    except KeyError:
+        return f"group {number}"
