@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline import writers
 from pipeline.errors import InputError
 
 PREFIX = ".probe-"
@@ -79,7 +80,11 @@ def warning(home: Path) -> str | None:
     found = home.stat()
     if found.st_uid not in (os.geteuid(), ROOT) and os.geteuid() == ROOT:
         return f"{home} {ANOTHERS}."
-    return _open_to_others(home) if _is_open(found) else None
+    if _is_open(found):
+        return _open_to_others(home)
+    if wrong := writers.other([home]):
+        return f"{wrong}: whoever may change that could change all that is kept in the home {home}."
+    return None
 
 
 def _is_open(found: os.stat_result) -> bool:

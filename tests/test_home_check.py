@@ -20,6 +20,7 @@ from pipeline import home_check, settings
 from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.system import locks
+from tests.helpers import reachable
 
 LIBRARY = Path(__file__).parent / "helpers" / "lacking.c"
 SILENT = 0
@@ -251,6 +252,16 @@ def test_a_home_that_all_may_write_to_is_refused(home: Path, mode: int, refused:
         home_check.need.__wrapped__(home)
     warned = home_check.warning(home)
     assert (warned is not None) == bool(mode & 0o002)
+
+
+def test_the_operator_is_warned_of_a_home_that_others_can_exchange() -> None:
+    with reachable.folder() as above:
+        home = above / "home"
+        home.mkdir(0o700)
+        assert home_check.warning(home) is None
+        above.chmod(0o777)
+        home_check.need.__wrapped__(home)
+        assert str(home_check.warning(home)).startswith(f"every user may write to {above}: ")
 
 
 # Tries a home as another user does: 23457, who may write to it.

@@ -17,9 +17,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline import display, settings
+from pipeline import display, settings, writers
 from pipeline.errors import InputError
-from pipeline.inputs import writers
 from pipeline.inputs.azure_address import PREFIX
 from pipeline.inputs.models import base_models
 from pipeline.store.run import Run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.inputs import writers
+from pipeline import writers
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.inputs import writers
+from pipeline import writers
 from tests.helpers import reachable
 
 ME, BOB = 4001, 4002
