@@ -12,6 +12,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -68,8 +69,9 @@ def _open_to(path: Path, sticky: bool) -> str:
 
 
 def _open_to_group(path: Path, group: int, name: str) -> str:
-    if ACCESS_LIST in os.listxattr(path):
-        return f"an access list lets others write to {name}"
+    with suppress(OSError):  # a file system without any
+        if ACCESS_LIST in os.listxattr(path):
+            return f"an access list lets others write to {name}"
     return "" if _is_private(group, os.geteuid()) else f"{_group(group)} may write to {name}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -132,3 +133,14 @@ def test_an_access_list_counts_with_the_groups_right_to_write(
     assert writers.other([model]) == ""
     model.chmod(0o775)
     assert writers.other([model]) == f"an access list lets others write to {model}"
+
+
+def test_a_file_system_without_access_lists_has_none(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(path: Path) -> list[str]:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    model = tree / "above" / "model"
+    model.chmod(0o775)
+    monkeypatch.setattr(os, "listxattr", unsupported)
+    monkeypatch.setattr(writers, "_is_private", lambda group, me: True)
+    assert writers.other([model]) == ""
