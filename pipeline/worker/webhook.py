@@ -49,7 +49,7 @@ def _post(address: str, facts: dict[str, Any]) -> None:
         retry.persist(partial(_send, address, facts), wait=_wait, left=lambda: math.inf)
         return
     except _Unusable:
-        problem = "it is not an http or https address"
+        problem = "it is not a valid http or https address"
     except (OSError, ValueError) as error:
         problem = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
     print(f"OLIVE_LAB_WEBHOOK was not notified of the end of run {facts['run']}: {problem}", flush=True)
@@ -64,7 +64,8 @@ def _wait(error: BaseException, tries: int) -> float | None:
 
 
 def _send(address: str, facts: dict[str, Any]) -> None:
-    import urllib.request  # imported late: it loads ssl and more, which is rarely needed
+    import http.client  # imported late: they load ssl and more, which is rarely needed
+    import urllib.request
 
     if not address.startswith(("http://", "https://")):
         raise _Unusable
@@ -73,5 +74,10 @@ def _send(address: str, facts: dict[str, Any]) -> None:
         data=to_json(facts).encode(),
         headers={"Content-Type": "application/json", "User-Agent": "olive-lab"},
     )
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
-        pass
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
+            pass
+    except http.client.InvalidURL:  # a blank in it, or a port that is no number
+        raise _Unusable from None
+    except http.client.HTTPException as error:  # what answers does not speak HTTP
+        raise ConnectionError(type(error).__name__) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -83,7 +84,18 @@ def test_it_is_tried_again(store: Store, server: Server) -> None:
     assert [told["name"] for told in server.told] == ["trip"]
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1/token-secret", "file:///token-secret"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:1/token-secret",
+        "file:///token-secret",
+        "http://127.0.0.1:1/a token-secret",
+        "http://127.0.0.1:port/token-secret",
+        "http://127.0.0.1:1/token-secret\u00e9",
+        "http://[::1/token-secret",
+        "http:///token-secret",
+    ],
+)
 def test_what_fails_is_said_without_the_address(
     store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], address: str
 ) -> None:
@@ -93,9 +105,28 @@ def test_what_fails_is_said_without_the_address(
     thread = webhook.tell(run)
     assert thread is not None
     thread.join(60)
-    said = capfd.readouterr().out
-    assert f"was not notified of the end of run {run.id}" in said
-    assert "secret" not in said
+    said = capfd.readouterr()
+    assert f"was not notified of the end of run {run.id}" in said.out
+    assert "secret" not in said.out + said.err
+
+
+def test_what_does_not_speak_http_is_said_without_the_address(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("OLIVE_LAB_WEBHOOK", f"http://127.0.0.1:{listener.getsockname()[1]}/token-secret")
+        monkeypatch.setattr(webhook, "PAUSES", ())
+        thread = webhook.tell(store.get(one_stage(store, "trip")))
+        assert thread is not None
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"220 mail.example ESMTP\r\n")
+            thread.join(60)
+    said = capfd.readouterr()
+    assert said.out.rstrip().endswith("ConnectionError")
+    assert "secret" not in said.out + said.err
 
 
 def test_nobody_is_told_unless_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
