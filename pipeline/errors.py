@@ -21,7 +21,7 @@ class LabError(Exception):
     """
 
     def __init__(self, text: str = "", *, most: int = LONGEST_PROBLEM) -> None:
-        super().__init__(display.cut(text, most))
+        super().__init__(display.valid(display.cut(text, most)))
 
 
 class InputError(LabError):
@@ -36,7 +36,7 @@ class InputError(LabError):
         more = len(given) - MOST_PROBLEMS
         if more > 1:  # one more may be how many more there are
             given = [*given[:MOST_PROBLEMS], f"and {more:,} more"]
-        self.problems = [display.cut(problem, LONGEST_PROBLEM) for problem in given]
+        self.problems = [display.valid(display.cut(problem, LONGEST_PROBLEM)) for problem in given]
         super().__init__("\n".join(self.problems), most=(LONGEST_PROBLEM + 1) * (MOST_PROBLEMS + 1))
 
 
@@ -85,12 +85,12 @@ def expected(error: BaseException, smaller: str = ANY_SMALLER) -> str | None:
 def _no_access(error: OSError) -> str | None:
     if error.errno == errno.EROFS:
         return (
-            f"{error.filename or 'A file'} cannot be written ({error.strerror}); make the home folder"
-            " writable, or set OLIVE_LAB_HOME to another one."
+            f"{display.line(error.filename or 'A file')} cannot be written ({error.strerror}); make the home"
+            " folder writable, or set OLIVE_LAB_HOME to another one."
         )
     if error.filename is not None and error.strerror:
         return (
-            f"{error.filename} cannot be used ({error.strerror});"
+            f"{display.line(error.filename)} cannot be used ({error.strerror});"
             " check that it exists and is yours, and retry."
         )
     return None

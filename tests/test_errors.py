@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.errors import LONGEST_PROBLEM, MOST_PROBLEMS, InputError, LabError
+import errno
+
+import pytest
+
+from pipeline.errors import LONGEST_PROBLEM, MOST_PROBLEMS, InputError, LabError, sentence
 
 
 def test_of_many_problems_the_first_are_listed() -> None:
@@ -23,3 +27,21 @@ def test_one_sentence_is_as_long_as_a_person_reads() -> None:
     many = InputError(["x" * LONGEST_PROBLEM] * MOST_PROBLEMS)
     assert str(many).count("\n") == MOST_PROBLEMS - 1, "one of many problems is not cut for the others"
     assert "…" not in str(many)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LabError("no exporter for Llama\ud800"),
+        InputError(["its name is \udcff", "and 2 more"]),
+        PermissionError(errno.EACCES, "Permission denied", "/models/x\udcff.json"),
+        OSError(errno.EROFS, "Read-only file system", "/models/x\udcff.json"),
+        ValueError("x\ud800"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_sentence_can_be_kept_and_shown_whatever_was_given(error: Exception) -> None:
+    """Names of files need not be Unicode, and JSON may have half surrogates; no database takes either."""
+    assert sentence(error).encode("utf-8")
+    if isinstance(error, InputError):
+        assert "".join(error.problems).encode("utf-8")

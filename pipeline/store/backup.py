@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+from pipeline import display
 
 EVERY_SECONDS = 120.0
 BUSY_SECONDS = 10.0  # to wait for another writer
@@ -84,9 +88,17 @@ def is_damage(error: sqlite3.Error) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in DAMAGE
 
 
+class _Connection(sqlite3.Connection):
+    """Takes every text: errors and names may have half surrogates, which SQLite does not."""
+
+    def execute(self, sql: str, given: Sequence[Any] = (), /) -> sqlite3.Cursor:  # type: ignore[override]
+        """As SQLite's, for values by position."""
+        return super().execute(sql, [display.valid(one) if isinstance(one, str) else one for one in given])
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A connection without automatic transactions."""
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, factory=_Connection)
     db.row_factory = sqlite3.Row
     return db
 

@@ -12,8 +12,9 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class Worker:
         self.exit_seconds = settings.exit_seconds()
         self.stopping = False
         self.ahead = False
+        self.troubles: list[Exception] = []  # with single runs, which may pass
 
     def serve(
         self, idle_seconds: float = IDLE_SECONDS, lock: int | None = None, *, ahead: bool = False
@@ -102,16 +104,39 @@ class Worker:
                 continue
             devices = tuple((device or PUBLISH_SLOT).split(AND))
             job = Job(run, stage, self.store.folder(run, stage), devices=devices)
-            slot = devices[0]
-            if lives(job.folder):
-                self.jobs[slot] = job
-            elif job.result() is None and self._may_begin_again(job, slot):
-                self._clean(job)
-                self.store.requeue(run, stage)
-            else:
-                self._record(slot, job, INTERRUPTED, _interruption(slot))
+            with self._apart(devices[0], job):
+                self._recover(devices[0], job)
         for run in self.store.between_stages():
             self.store.requeue(run)
+
+    def _recover(self, slot: str, job: Job) -> None:
+        if lives(job.folder):
+            self.jobs[slot] = job
+        elif job.result() is None and self._may_begin_again(job, slot):
+            self._clean(job)
+            self.store.requeue(job.run, job.stage)
+        else:
+            self._record(slot, job, INTERRUPTED, _interruption(slot))
+
+    @contextmanager
+    def _apart(self, slot: str, job: Job) -> Iterator[None]:
+        """What goes wrong with one run keeps no other from its turn.
+
+        Else the worker would end, and each that follows it, at the same run. What nobody foresaw ends that
+        run; what may pass, such as a full disk, is tried again.
+        """
+        try:
+            yield
+        except (LabError, OSError) as error:
+            self.troubles.append(error)
+        except Exception as error:
+            traceback.print_exc()
+            self.jobs.pop(slot, None)
+            try:
+                processes.end_all(job.folder)
+                self.store.finish(job.run, job.stage, FAILED, error=sentence(error))
+            except (LabError, OSError) as trouble:
+                self.troubles.append(trouble)
 
     def step(self) -> None:
         """One look at everything: end what was canceled, record what ended, start what is queued."""
@@ -120,26 +145,31 @@ class Worker:
             for device in self.devices:
                 self._warm_up(device)
         for slot, job in list(self.jobs.items()):
-            if job.waits:
-                self._go_on(slot, job, canceled=job.run in cancels)
-                continue
-            if job.over is None and slot != PUBLISH_SLOT:
-                job.limits = job.limits or Limits(self.store, job.run, job.stage)
-                job.over = job.limits.passed(job.elapsed())
-            if job.run in cancels or job.over:
-                job.end()
-            if job.ended():
-                self._record(slot, job, FAILED, None)
-            elif job.lingers(self.exit_seconds):
-                job.end()
-            elif not job.looked_ahead and time.monotonic() - job.began > AHEAD_SECONDS:
-                self._look_ahead(slot, job)
+            with self._apart(slot, job):
+                self._look(slot, job, canceled=job.run in cancels)
         while not self.stopping and (claimed := self._claim_gpus()):
             run, stage, gpus = claimed
             self._start(gpus, run, stage)
         for slot in ("cpu", PUBLISH_SLOT):
             if slot not in self.jobs and not self.stopping and (found := self._claim(slot)):
                 self._start([slot], *found)
+
+    def _look(self, slot: str, job: Job, canceled: bool) -> None:
+        """See to one that runs, or waits to."""
+        if job.waits:
+            self._go_on(slot, job, canceled)
+            return
+        if job.over is None and slot != PUBLISH_SLOT:
+            job.limits = job.limits or Limits(self.store, job.run, job.stage)
+            job.over = job.limits.passed(job.elapsed())
+        if canceled or job.over:
+            job.end()
+        if job.ended():
+            self._record(slot, job, FAILED, None)
+        elif job.lingers(self.exit_seconds):
+            job.end()
+        elif not job.looked_ahead and time.monotonic() - job.began > AHEAD_SECONDS:
+            self._look_ahead(slot, job)
 
     def _claim_gpus(self) -> tuple[str, str, list[str]] | None:
         """The next stage for GPUs that are idle and that nobody holds, and those that it gets."""
@@ -167,12 +197,15 @@ class Worker:
             try:
                 if not recovered:
                     self.recover()
-                    recovered = True
+                    recovered = not self.troubles
                 self.step()
                 self.store.back_up()
             except (LabError, OSError) as error:  # for example a full disk; nothing is lost, and it may pass
+                self.troubles.append(error)
+            if self.troubles:
                 with suppress(OSError):
-                    print(sentence(error), flush=True)
+                    print(sentence(self.troubles[0]), flush=True)
+                self.troubles.clear()
                 time.sleep(TROUBLE_SECONDS)
             if self.jobs:
                 idle_since = time.monotonic()
@@ -184,10 +217,11 @@ class Worker:
         """Start the stage; if that cannot be done, the next step records why."""
         slot = devices[0]
         job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage), devices=tuple(devices))
-        # To wait for what is being imported already is faster than to import it again.
-        job.waits = self._wants_warm(slot, run, stage) and self.warm.importing(slot)
-        if not job.waits:
-            self._begin(slot, job)
+        with self._apart(slot, job):
+            # To wait for what is being imported already is faster than to import it again.
+            job.waits = self._wants_warm(slot, run, stage) and self.warm.importing(slot)
+            if not job.waits:
+                self._begin(slot, job)
 
     def _go_on(self, slot: str, job: Job, canceled: bool) -> None:
         """Start a stage that waits once there is a warm process, or there will be none; not if canceled."""

@@ -352,3 +352,13 @@ class TestOnlyWhatIsNeeded:
         for part in (finished.id[:-1], finished.id[-6:], ""):
             with pytest.raises(InputError, match="no such run"):
                 store.get(part, whole=True)
+
+
+def test_a_text_that_no_database_takes_is_kept_as_far_as_it_is_one(store: Store) -> None:
+    run = store.add("a\ud800", {"name": "a\ud800"}, Path("/d"), {"quantize": {}}, owner="b\udcff")
+    store.finish(run, "quantize", FAILED, error="c\ud800", metrics={"d\ud800": "e\ud800"})
+    found = store.get(run)
+    assert (found.name, found.owner, found.stages[0].error) == ("a\ufffd", "b\ufffd", "c\ufffd")
+    assert found.stages[0].metrics == {"d\ud800": "e\ud800"}, "escaped, as JSON"
+    with pytest.raises(LabError):
+        store.get("\ud800")

@@ -15,7 +15,7 @@ import pytest
 from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.store import Store
-from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
+from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RESULT, RUNNING, Run
 from pipeline.system import locks
 from pipeline.worker import job, loop
 from pipeline.worker.loop import Worker
@@ -222,6 +222,61 @@ class TestServe:
         served.serve(idle_seconds=0.0)
         assert [s.status for s in store.get(run).stages] == [DONE] * 4
         assert "database or disk is full" in capsys.readouterr().out
+
+
+class TestOneRunAlone:
+    """Whatever is wrong with a run, the next one gets its turn, from this worker and from any other."""
+
+    def claimed(self, store: Store) -> tuple[str, Path]:
+        """A run that a worker has taken and left, and where its stage's result is expected."""
+        run = one_stage(store)
+        assert store.claim("cpu") == (run, "quantize")
+        folder = store.folder(run, "quantize")
+        folder.mkdir()
+        return run, folder / RESULT
+
+    @pytest.mark.parametrize(
+        ("left", "said"),
+        [
+            ('{"status": "failed", "error": "no exporter for Llama\\ud800"}', "no exporter for Llama\ufffd"),
+            ('{"status": "failed", "unheard": 1}', "This failed with an internal error (TypeError: "),
+            ('["no mapping"]', "This failed with an internal error (TypeError: "),
+            ("[" * 100_000, "This failed (RecursionError: "),
+        ],
+        ids=["half a surrogate", "unknown", "a list", "deep"],
+    )
+    def test_a_result_that_cannot_be_recorded_ends_its_run_alone(
+        self, store: Store, stepper: Make, left: str, said: str
+    ) -> None:
+        (first, result), second = self.claimed(store), one_stage(store, "second")
+        result.write_text(left)
+        stepper("finishes").serve(idle_seconds=0.0)
+        assert store.get(first).status == FAILED
+        assert str(store.get(first).stages[0].error).startswith(said)
+        assert store.get(second).status == DONE
+
+    def test_the_same_while_the_worker_serves(self, store: Store, stepper: Make) -> None:
+        runs = [one_stage(store, name) for name in ("first", "second")]
+        served = stepper("reports_oddly")
+        step_until(served, ended(store, runs[1]), "the end of the second run")
+        assert [store.get(run).status for run in runs] == [FAILED, FAILED]
+        assert served.jobs == {}
+
+    def test_a_run_whose_folder_cannot_be_read_does_not_keep_the_next_one(
+        self, store: Store, stepper: Make
+    ) -> None:
+        """It is tried again: what is wrong may pass."""
+        (first, result), second = self.claimed(store), one_stage(store, "second")
+        result.mkdir()
+        served = stepper("finishes")
+        served.recover()
+        step_until(served, ended(store, second), "the end of the second run")
+        assert (store.get(first).status, store.get(second).status) == (RUNNING, DONE)
+        assert [type(trouble) for trouble in served.troubles] == [IsADirectoryError]
+        result.rmdir()
+        served.troubles.clear()
+        served.serve(idle_seconds=0.0)
+        assert (store.get(first).status, served.troubles) == (DONE, [])
 
 
 class TestEnsure:

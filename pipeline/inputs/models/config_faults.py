@@ -104,7 +104,8 @@ def _of_names(config: Mapping[str, Any]) -> str:
     if not isinstance(config.get("model_type"), str | None):
         return "model_type is not text"
     known = config.get("architectures")
-    if known is not None and not (isinstance(known, list) and all(isinstance(one, str) for one in known)):
+    named = isinstance(known, list) and all(isinstance(one, str) and one.isidentifier() for one in known)
+    if known is not None and not named:
         return "architectures is not a list of names"
     return ""
 

@@ -26,6 +26,8 @@ from tests.helpers.lab import CONFIG
         ({"model_type": ["llama"]}, "model_type is not text"),
         ({"architectures": {"a": 1}}, "architectures is not a list of names"),
         ({"architectures": "LlamaForCausalLM"}, "architectures is not a list of names"),
+        ({"architectures": ["Llama\ud800ForCausalLM"]}, "architectures is not a list of names"),
+        ({"architectures": ["Llama\x1b[2J"]}, "architectures is not a list of names"),
         ({"rope_scaling": 8}, "rope_scaling is not a mapping"),
         ({"text_config": {"num_hidden_layers": 0}}, "num_hidden_layers is 0, not"),
         ({"quantization_config": {"quant_method": "olive", "bits": "4"}}, "bits is '4', not a whole number"),
