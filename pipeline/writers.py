@@ -11,6 +11,7 @@ import grp
 import os
 import pwd
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -20,6 +21,7 @@ from pipeline import display
 
 ROOT = 0
 MOST_LINKS = 40  # on the way to a file, as for Linux
+CHANGE_SECONDS = 60.0  # after which a group is asked again who is in it: some are far away
 ACCESS_LIST = "system.posix_acl_access"  # an extended attribute; users named in it have the group's rights
 
 
@@ -72,7 +74,8 @@ def _open_to_group(path: Path, group: int, name: str) -> str:
     with suppress(OSError):  # a file system without any
         if ACCESS_LIST in os.listxattr(path):
             return f"an access list lets others write to {name}"
-    return "" if _is_private(group, os.geteuid()) else f"{_group(group)} may write to {name}"
+    private = _is_private(group, os.geteuid(), int(time.monotonic() // CHANGE_SECONDS))
+    return "" if private else f"{_group(group)} may write to {name}"
 
 
 def _is_closed(folder: Path) -> bool:
@@ -82,15 +85,18 @@ def _is_closed(folder: Path) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _is_private(group: int, me: int) -> bool:
-    """Whether a group has nobody but a user and root: many systems give each user such a group."""
+def _is_private(group: int, me: int, _minute: int) -> bool:
+    """Whether a group has a user, and nobody else but root: many systems give each user such a group.
+
+    A directory of users (LDAP) need not list all: where the user is not seen, others may not be either.
+    """
     try:
         names = set(grp.getgrgid(group).gr_mem)
     except KeyError:
         return False
     users = pwd.getpwall()
     members = {user.pw_uid for user in users if user.pw_gid == group or user.pw_name in names}
-    return names <= {user.pw_name for user in users} and members <= {ROOT, me}
+    return me in members <= {ROOT, me} and names <= {user.pw_name for user in users}
 
 
 def _user(number: int) -> str:

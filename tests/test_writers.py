@@ -95,7 +95,7 @@ def test_a_group_of_others_may_not_write(tree: Path, monkeypatch: pytest.MonkeyP
         (True, ""),
         (False, f"group {grp.getgrgid(model.stat().st_gid).gr_name} may write"),
     ):
-        monkeypatch.setattr(writers, "_is_private", lambda group, me, private=private: private)
+        monkeypatch.setattr(writers, "_is_private", lambda *_, private=private: private)
         assert writers.other([model]).startswith(said)
         assert bool(writers.other([model])) is not private
 
@@ -107,7 +107,9 @@ def test_a_group_of_others_may_not_write(tree: Path, monkeypatch: pytest.MonkeyP
         (["me"], [], True),
         (["me", "root"], [], True),
         (["me", "bob"], [], False),
-        (["gone"], [], False),
+        (["me", "gone"], [], False),
+        ([], [], False),
+        (["root"], [], False),
         ([], [ME, BOB], False),
     ],
 )
@@ -121,7 +123,7 @@ def test_a_private_group_has_nobody_else(
     ]
     monkeypatch.setattr(pwd, "getpwall", lambda: users)
     monkeypatch.setattr(grp, "getgrgid", lambda number: grp.struct_group(("team", "x", number, members)))
-    assert writers._is_private.__wrapped__(77, ME) is private
+    assert writers._is_private.__wrapped__(77, ME, 0) is private
 
 
 def test_an_access_list_counts_with_the_groups_right_to_write(
@@ -142,5 +144,5 @@ def test_a_file_system_without_access_lists_has_none(tree: Path, monkeypatch: py
     model = tree / "above" / "model"
     model.chmod(0o775)
     monkeypatch.setattr(os, "listxattr", unsupported)
-    monkeypatch.setattr(writers, "_is_private", lambda group, me: True)
+    monkeypatch.setattr(writers, "_is_private", lambda *_: True)
     assert writers.other([model]) == ""
