@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import string
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -304,12 +305,23 @@ def former_app(folder: Path) -> Callable[[templates.Row], list[int]]:
             messages = json.dumps([{"role": "user", "content": row["prompt"]}])
             text = tokenizer.apply_chat_template(messages=messages, add_generation_prompt=True)
         else:
-            text = lab["prompt"].format(**row)
+            text = _filled(lab["prompt"], row)
         found = [int(token) for token in tokenizer.encode(text)]
         twice = len(found) > 1 and found[0] == found[1] == facts.get("bos_token_id")
         return found[1:] if twice else found
 
     return ids
+
+
+def _filled(prompt: str, row: templates.Row) -> str:
+    """A row in a prompt with `{field}`s alone: what else Python knows there takes gigabytes, or looks inside.
+
+    Raises ValueError, and KeyError for a field that the row has not.
+    """
+    for _, name, layout, conversion in string.Formatter().parse(prompt):
+        if layout or conversion or not (name is None or name.isidentifier()):
+            raise ValueError(f"{LAB}: prompt has more than fields")
+    return prompt.format(**row)
 
 
 def check(lab: Mapping[str, Any]) -> None:

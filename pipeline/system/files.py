@@ -131,17 +131,23 @@ def visible(folder: Path) -> list[Path]:
 
 
 def read_inside(path: Path, tops: Iterable[Path], most: int = -1) -> bytes:
-    """A file's content, or its first `most` bytes, if it lies below one of `tops`, which are real paths.
+    """A file's content, or its first `most` bytes, as `open_inside` opens it."""
+    with open_inside(path, tops) as file:
+        return file.read(most)
+
+
+def open_inside(path: Path, tops: Iterable[Path]) -> IO[bytes]:
+    """A file to read, if it lies below one of `tops`, which are real paths.
 
     What is looked at before a file is opened may be a link when it is: whoever may write to its folder can
     put one there. So it is asked of the open file. Raises OSError.
     """
     opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is not waited for
-    with open(opened, "rb") as file:  # noqa: PTH123 - it is open already
-        real = Path(os.readlink(f"/proc/self/fd/{opened}"))  # noqa: PTH115 - of a file without a path too
-        if not stat.S_ISREG(os.fstat(opened).st_mode) or not any(real.is_relative_to(top) for top in tops):
-            raise OSError(errno.EXDEV, "it is no file of its folder", str(path))
-        return file.read(most)
+    real = Path(os.readlink(f"/proc/self/fd/{opened}"))  # noqa: PTH115 - of a file without a path too
+    if stat.S_ISREG(os.fstat(opened).st_mode) and any(real.is_relative_to(top) for top in tops):
+        return open(opened, "rb")  # noqa: PTH123 - it is open already
+    os.close(opened)
+    raise OSError(errno.EXDEV, "it is no file of its folder", str(path))
 
 
 def stats(folders: Iterable[Path]) -> Iterator[os.stat_result]:

@@ -212,15 +212,19 @@ def _record_steps(file: Path) -> None:
 
 
 def _carry_over(exported: Path, part: Path, graph: str, weights: list[str]) -> str:
-    """Share the weights and copy what else lies beside the graph; how they were shared."""
-    how = set()
+    """Share the weights and copy what else lies beside the graph; how they were shared.
+
+    Nothing is read through a link out of the folder: there was none, but one may have come since.
+    """
+    how, inside = set(), (exported.resolve(),)
     for name in weights:
         (part / name).parent.mkdir(parents=True, exist_ok=True)
         how.add(files.share(exported / name, part / name))
     for file in exported.iterdir():
         left_out = file.name in (graph, *weights, *LEFT_OUT) or file.suffix == contract.SUFFIX
         if file.is_file() and not left_out:
-            shutil.copyfile(file, part / file.name)
+            with files.open_inside(file, inside) as source, (part / file.name).open("wb") as copy:
+                shutil.copyfileobj(source, copy)
     return COPIED if COPIED in how else min(how, default=COPIED)
 
 

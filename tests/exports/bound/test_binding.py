@@ -21,7 +21,7 @@ import pytest
 from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.exports import contract, generation, verify
-from pipeline.exports.bound import binding
+from pipeline.exports.bound import binding, constants
 from pipeline.exports.bound.binding import bind
 from pipeline.exports.chat import sources
 from pipeline.exports.findings import failed
@@ -88,6 +88,25 @@ def test_weights_are_shared_and_small_files_are_not(export: Path, tmp_path: Path
     assert files.size(export, made.folder) < files.size(export) + files.size(made.folder)
     assert set(left(export)) - set(left(made.folder)) == {exports.ADAPTER}
     assert left(tmp_path) == ["bound", "export"]
+
+
+def test_a_file_that_becomes_a_link_after_the_look_is_not_copied(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to the export could have any file of the reader's copied into the new folder."""
+    (tmp_path / "secret").write_text("secret")
+    (export / "notes.txt").write_text("notes")
+    fix = constants.fix
+
+    def exchanged(*given: Any, **more: Any) -> Any:
+        (export / "notes.txt").unlink()
+        (export / "notes.txt").symlink_to(tmp_path / "secret")
+        return fix(*given, **more)
+
+    monkeypatch.setattr(constants, "fix", exchanged)
+    with pytest.raises(OSError, match="it is no file of its folder"):
+        bind(export, None, tmp_path / "bound")
+    assert left(tmp_path) == ["export", "secret"]
 
 
 @pytest.mark.parametrize("name", [checksums.NAME, f".{checksums.NAME}.part", f"./.{contract.BOUND}.part"])

@@ -204,6 +204,20 @@ def test_an_export_of_an_earlier_release_is_read_right(
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "prompt", ["{prompt:>2999999999}", "{prompt!r}", "{prompt.__class__}", "{prompt[0]}"]
+)
+def test_a_prompt_of_a_former_app_has_fields_alone(
+    written: Callable[[str], Path], tmp_path: Path, prompt: str
+) -> None:
+    """The folder may be anybody's: a width takes gigabytes."""
+    folder = zoo.exported(written("mistral"), tmp_path / "export")
+    lab = {"template": "{prompt} {response}", "fields": ["prompt"], "prompt": prompt, "stop": "</s>"}
+    (folder / "lab.json").write_text(json.dumps(lab), "utf-8")
+    with pytest.raises(ValueError, match=r"lab\.json: prompt has more than fields"):
+        serving_ids.former_app(folder)({"prompt": "Hello"})
+
+
 def test_the_answer_is_tokens_of_the_whole_text(written: Callable[[str], Path]) -> None:
     """A template that ends its prompt in a space: the space is the answer's, as in the whole text."""
     from transformers import AutoTokenizer
