@@ -174,6 +174,26 @@ def end_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def end_with_input() -> None:
+    """Have this process, which leads its group, killed with the group when its standard input ends: with
+    whoever asks it, however that ends."""
+    threading.Thread(target=_end_at_the_end, daemon=True).start()
+
+
+def _end_at_the_end() -> None:
+    while os.read(0, 1 << 16):  # not through `sys.stdin`, whose lock would have Python abort
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def answer(line: str) -> None:
+    """Print a line for whoever asks this process; if nobody does any more, it ends as by `end_with_input`."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.killpg(0, signal.SIGKILL)
+
+
 def prctl(option: int, value: int) -> None:
     """prctl(2). Raises OSError where the system does not do that."""
     import ctypes  # most that import this module don't need it

@@ -5,6 +5,7 @@ import asyncio
 import errno
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -245,3 +246,54 @@ def test_lines_come_as_they_are_written_and_none_where_there_is_none(monkeypatch
     assert list(found) == []
     os.close(source)
     assert list(own_process.lines(source, 0.0)) == []
+
+
+ASKED = """
+import sys
+from pipeline.system import own_process
+sys.stdin.buffer.readline()
+own_process.end_with_input()
+own_process.answer("one")
+"""
+
+
+def asked(code: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ASKED + code],
+        cwd=settings.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"what?\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"one\n"
+    return process
+
+
+def test_one_that_is_asked_ends_with_who_asks() -> None:
+    process = asked("import signal\nsignal.pause()")
+    assert process.communicate(timeout=60)[1] == b""  # which closes its input first
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_one_that_is_asked_ends_where_nobody_reads_the_answer() -> None:
+    process = asked("while True: own_process.answer('another')")
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_one_that_ends_while_it_waits_for_the_end_of_its_input_does_not_abort() -> None:
+    """Python would, at the lock of `sys.stdin`, with a core file."""
+    process = asked("raise SystemExit(7)")
+    with process:
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait() == 7

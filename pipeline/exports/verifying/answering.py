@@ -36,7 +36,7 @@ def live(folder: Path) -> list[Finding]:
 
     Give it only a folder that `static` found good.
     """
-    words = ["-m", "pipeline.exports.verifying.answering", str(folder.resolve())]
+    words = ["-m", "pipeline.exports.verifying.answering", str(folder.resolve()), str(os.getpid())]
     try:
         done = own_process.run(words, LIVE_SECONDS, settings.local_environment())
     except subprocess.TimeoutExpired:
@@ -145,8 +145,9 @@ def _differs(base: _Side, side: _Side) -> tuple[str, str]:
     return text, f"changes logits by up to {moved:.2g} but none of the answers; it may need more training"
 
 
-def _main(folder: str) -> int:
+def _main(folder: str, parent: str) -> int:
     settings.quiet_this_process()
+    own_process.end_with(int(parent))
     own_process.expendable()
     # What libraries print must not mix with the findings, so it goes to standard error.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -160,4 +161,4 @@ def _main(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    os._exit(_main(sys.argv[1]))  # a library's thread would delay the exit, and the caller waits for it
+    os._exit(_main(*sys.argv[1:]))  # a library's thread would delay the exit, and the caller waits for it

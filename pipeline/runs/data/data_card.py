@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -342,7 +341,7 @@ def _main() -> int:
     os.nice(NICE)
     settings.keep_private()
     asked = Question.from_json(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_who_asks, daemon=True).start()
+    own_process.end_with_input()
     try:
         for step in _answer(asked):
             _say({"step": step})
@@ -359,15 +358,10 @@ def _main() -> int:
 
 
 def _say(answer: dict[str, Any]) -> None:
-    print(to_json(answer), flush=True)
-
-
-def _end_with_who_asks() -> None:
-    sys.stdin.buffer.read()
-    os.killpg(0, signal.SIGKILL)
+    own_process.answer(to_json(answer))
 
 
 if __name__ == "__main__":
     code = _main()
     sys.stdout.flush()
-    os._exit(code)  # the thread that waits for the end of standard input holds it, and Python would abort
+    os._exit(code)  # a library's thread would delay the exit, and somebody waits for it

@@ -10,9 +10,7 @@ import json
 import math
 import os
 import resource
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +34,7 @@ from pipeline.inputs.data.formats.limits import (
 )
 from pipeline.inputs.data.formats.shapes import Shape
 from pipeline.inputs.data.telling import Clock
-from pipeline.system import files
+from pipeline.system import files, own_process
 
 SAMPLE = 50  # rows that show what all are
 SAMPLE_LETTERS = 4 * LONGEST_ROW
@@ -271,7 +269,7 @@ def _limit() -> None:
 def _main() -> int:
     os.nice(NICE)
     asked = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_who_asks, daemon=True).start()
+    own_process.end_with_input()
     _limit()
     template = None if asked["template"] is None else frozenset(asked["template"])
     chosen = columns.parse(asked["columns"]) if asked["columns"] else None
@@ -293,12 +291,7 @@ def _main() -> int:
 
 
 def _say(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), flush=True)
-
-
-def _end_with_who_asks() -> None:
-    sys.stdin.buffer.read()
-    os.killpg(0, signal.SIGKILL)
+    own_process.answer(json.dumps(answer))
 
 
 if __name__ == "__main__":
@@ -315,4 +308,4 @@ if __name__ == "__main__":
         _say({"failed": sentence(error), "traceback": details})
         code = 1
     sys.stdout.flush()
-    os._exit(code)  # the thread that waits for the end of standard input holds it, and Python would abort
+    os._exit(code)  # a library's thread would delay the exit, and somebody waits for it

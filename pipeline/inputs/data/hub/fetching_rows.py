@@ -11,9 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Generator
 from contextlib import closing
@@ -173,30 +171,25 @@ def _remotes(asked: DatasetId, siblings: dict[str, Any], paths: list[str]) -> li
 def _main(text: str, home: str) -> int:
     settings.quiet_this_process()
     settings.keep_private()
-    threading.Thread(target=_end_with_who_asks, daemon=True).start()
+    own_process.end_with_input()
 
     def tell(message: str, fraction: float, **facts: Any) -> None:
         of = display.size(facts.get("bytes_total"))
-        print(to_json({"step": f"{message}: {fraction:.0%} of {of}"}), flush=True)
+        own_process.answer(to_json({"step": f"{message}: {fraction:.0%} of {of}"}))
 
     try:
-        print(to_json({"commit": fetch(dataset_id.parse(text), Path(home), tell)}), flush=True)
+        own_process.answer(to_json({"commit": fetch(dataset_id.parse(text), Path(home), tell)}))
     except (InputError, LabError, OSError) as error:
-        print(to_json({"refused": sentence(error)}), flush=True)
+        own_process.answer(to_json({"refused": sentence(error)}))
         return 2
     except Exception as error:  # nobody foresaw it; Python would abort: see below
         said = files.with_traceback(sentence(error), traceback.format_exc())
-        print(to_json({"refused": said}), flush=True)
+        own_process.answer(to_json({"refused": said}))
         return 1
     return 0
-
-
-def _end_with_who_asks() -> None:
-    sys.stdin.buffer.read()
-    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
     code = _main(*sys.argv[1:])
     sys.stdout.flush()
-    os._exit(code)  # the thread that waits for the end of standard input holds it, and Python would abort
+    os._exit(code)  # a library's thread would delay the exit, and somebody waits for it

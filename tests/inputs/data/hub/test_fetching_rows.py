@@ -166,13 +166,11 @@ def test_a_card_that_is_no_mapping_says_nothing(hub: FakeHub, commit: str, home:
 def test_what_nobody_foresaw_is_a_sentence_and_its_traceback_is_kept(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Python aborts where a thread holds standard input."""
-
     def fails(*given: object) -> str:
         raise KeyError("of ours")
 
     monkeypatch.setattr(fetching_rows, "fetch", fails)
-    monkeypatch.setattr(fetching_rows, "_end_with_who_asks", lambda: None)
+    monkeypatch.setattr(own_process, "end_with_input", lambda: None)
     for name in ("keep_private", "quiet_this_process"):
         monkeypatch.setattr(settings, name, lambda: None)
     assert fetching_rows._main("hub:org/towns", str(home)) == 1
