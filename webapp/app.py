@@ -9,7 +9,7 @@ import logging
 import mimetypes
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -311,35 +311,52 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _tend(home: Path) -> None:
-    purge_at = time.monotonic()
-    said, at_start = "", True
+    """Do each chore again and again; what is wrong with one keeps no other."""
+    often: dict[str, Callable[[], Awaitable[object]]] = {
+        "start a worker": partial(threads.run, threads.UPKEEP, _see_to_worker, home),
+        "end idle models": chat_processes.release_idle,
+        "end idle servers": partial(threads.run, threads.UPKEEP, servers.end_idle),
+    }
+    hourly: dict[str, Callable[[], Awaitable[object]]] = {
+        "remove deleted runs": lambda: threads.run(threads.UPKEEP, disk.purge, store()),
+        "remove old prompts": lambda: threads.run(threads.UPKEEP, disk.tidy_prompts, store()),
+        "remove old uploads": partial(threads.run, threads.UPKEEP, uploads.tidy, UPLOAD_AGE_SECONDS),
+        "remove old conversations": partial(threads.run, threads.UPKEEP, talks.tidy, home),
+    }
+    hour = time.monotonic()
+    said: dict[str, str] = {}
+    await _chore("start a worker", partial(threads.run, threads.UPKEEP, _warm_up, home), said)
     while True:
-        try:
-            await threads.run(threads.UPKEEP, _see_to_worker, home, at_start)
-            at_start = False
-            await chat_processes.release_idle()
-            await threads.run(threads.UPKEEP, servers.end_idle)
-            if time.monotonic() >= purge_at:
-                purge_at = time.monotonic() + PURGE_SECONDS
-                await threads.run(threads.UPKEEP, disk.purge, store())
-                await threads.run(threads.UPKEEP, disk.tidy_prompts, store())
-                await threads.run(threads.UPKEEP, uploads.tidy, UPLOAD_AGE_SECONDS)
-                await threads.run(threads.UPKEEP, talks.tidy, home)
-            said = ""
-        except (LabError, OSError) as error:  # a full disk or a locked store: said once, and tried again
-            if (now := sentence(error)) != said:
-                log.error("Could not start a worker or end idle models: %s", now)
-                said = now
-        except Exception:
-            log.exception("Could not start a worker or end idle models")
+        due = often
+        if time.monotonic() >= hour:
+            hour, due = time.monotonic() + PURGE_SECONDS, {**often, **hourly}
+        for what, chore in due.items():
+            await _chore(what, chore, said)
         await asyncio.sleep(TEND_SECONDS)
 
 
-def _see_to_worker(home: Path, at_start: bool) -> None:
-    """See that there is a worker where one is needed, and at the app's start: so the first run is fast."""
-    ahead = settings.imports_ahead()
-    if (at_start and ahead) or store().waiting():
-        loop.ensure(home, **({"ahead": True} if ahead else {}))
+async def _chore(what: str, chore: Callable[[], Awaitable[object]], said: dict[str, str]) -> None:
+    """Do it; what keeps it from that, such as a full disk, is logged once until it is over."""
+    try:
+        await chore()
+        said.pop(what, None)
+    except Exception as error:
+        if said.get(what) != (now := sentence(error)):
+            known = isinstance(error, (LabError, OSError))
+            log.error("Could not %s: %s", what, now, exc_info=None if known else error)
+            said[what] = now
+
+
+def _warm_up(home: Path) -> None:
+    """At the app's start: so the first run is fast."""
+    if settings.imports_ahead():
+        loop.ensure(home, ahead=True)
+
+
+def _see_to_worker(home: Path) -> None:
+    """See that there is a worker where one is needed."""
+    if store().waiting():
+        loop.ensure(home, **({"ahead": True} if settings.imports_ahead() else {}))
 
 
 _HEADER = f"""

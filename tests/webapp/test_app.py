@@ -25,7 +25,7 @@ def test_the_app_sees_to_the_worker_and_to_idle_models_again_and_again(home, mon
             raise OSError("for once")
 
     monkeypatch.setattr(app, "TEND_SECONDS", 0)
-    monkeypatch.setattr(app, "_see_to_worker", lambda home, at_start: done.append("worker"))
+    monkeypatch.setattr(app, "_see_to_worker", lambda home: done.append("worker"))
     monkeypatch.setattr(app.chat_processes, "release_idle", release_idle)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(asyncio.wait_for(app._tend(home), 20))
@@ -52,7 +52,7 @@ def test_a_full_disk_is_logged_once_until_it_is_over(home, monkeypatch, caplog):
         [LabError("no space"), LabError("no space"), None, LabError("no space"), OSError(28, "full")]
     )
 
-    def see_to_worker(home, at_start):
+    def see_to_worker(home):
         fault = next(faults, asyncio.CancelledError())
         if fault:
             raise fault
@@ -61,10 +61,34 @@ def test_a_full_disk_is_logged_once_until_it_is_over(home, monkeypatch, caplog):
     monkeypatch.setattr(app, "_see_to_worker", see_to_worker)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(asyncio.wait_for(app._tend(home), 20))
-    told = [record.message.partition("models: ")[2] for record in caplog.records]
+    told = [record.message.removeprefix("Could not start a worker: ") for record in caplog.records]
     assert told[:2] == ["no space"] * 2
     assert len(told) == 3
     assert all(record.exc_info is None for record in caplog.records)
+
+
+def test_what_is_wrong_with_one_chore_keeps_no_other(home, monkeypatch, caplog):
+    done = []
+
+    def fails(*_):
+        raise KeyError("of ours")
+
+    def tidied(home):
+        done.append(home)
+        raise asyncio.CancelledError
+
+    for module, name in ((app, "_see_to_worker"), (app.disk, "purge"), (app.uploads, "tidy")):
+        monkeypatch.setattr(module, name, fails)
+    monkeypatch.setattr(app.talks, "tidy", tidied)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(asyncio.wait_for(app._tend(home), 20))
+    assert done == [home]
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "Could not start a worker",
+        "Could not remove deleted runs",
+        "Could not remove old uploads",
+    ]
+    assert all(record.exc_info for record in caplog.records), "nobody foresaw it"
 
 
 def test_the_signature_of_a_component_is_worked_out_once(home):
