@@ -115,7 +115,6 @@ def unused(store: Store) -> Unused:
 
 def collect(store: Store) -> Unused:
     """Delete what no run refers to, and return what that was. The newest probes stay; they are small."""
-    _finish(store.home)
     probe.drop_old(store.home)
     before = store.inventory()
     moved = _free(store, _candidates(store.home, before), young=YOUNG)
@@ -129,8 +128,7 @@ def collect(store: Store) -> Unused:
     data_card.tidy(store.home)
     scratch.clear(store.home)
     freed = _describe(moved)
-    for aside in (*moved, *([checked] if checked else [])):
-        _delete(aside)
+    _delete([*moved, *([checked] if checked else []), *_left(store.home)])
     return freed
 
 
@@ -141,8 +139,8 @@ def purge(store: Store, older_than: float = DAY) -> list[str]:
     may be about to use, which are left to `collect`. Published copies stay. If the clock was set back, a run
     whose deletion is in the future stays until then.
     """
-    _finish(store.home)
-    gone = []
+    gone: list[str] = []
+    asides = _left(store.home)
     for run in _deleted(store, time.time() - older_than):
         names = {artifacts.name(a["path"]) for stage in run.stages for a in stage.artifacts}
         if not store.forget(run.id, time.time() - older_than):
@@ -152,8 +150,8 @@ def purge(store: Store, older_than: float = DAY) -> list[str]:
         moved = _free(store, {path: name for path, name in unused.items() if name in names}, young=0.0)
         if (aside := _aside(store.folder(run.id))) is not None:
             moved[aside] = run.id
-        for path in moved:
-            _delete(path)
+        asides += moved
+    _delete(asides)
     return gone
 
 
@@ -180,8 +178,7 @@ def tidy_prompts(store: Store, older_than: float = DAY) -> list[str]:
         if (folder / LOOKED_AT).exists() and not _is_young(folder, older_than)
     }
     moved = _free(store, found, young=YOUNG)
-    for aside in moved:
-        _delete(aside)
+    _delete(moved)
     return list(moved.values())
 
 
@@ -207,9 +204,9 @@ def datasets_make_room(home: Path, most: int) -> bool:
                 room -= one.places
         # Whoever takes one up meanwhile keeps it.
         young = min([QUIET, *(now - one.used for one in wanted)])
-        for aside in _free(store, {one.path: "" for one in wanted}, young=young):
-            over -= len(files.visible(aside))
-            _delete(aside)
+        asides = _free(store, {one.path: "" for one in wanted}, young=young)
+        over -= sum(len(files.visible(aside)) for aside in asides)
+        _delete(asides)
         return over <= 0  # others may have come meanwhile; those who come next see them
 
 
@@ -345,23 +342,32 @@ def _aside(folder: Path) -> Path | None:
 def discard(folder: Path) -> None:
     """Delete a folder; it is renamed first, so that it disappears at once."""
     if (aside := _aside(folder)) is not None:
-        _delete(aside)
+        _delete([aside])
 
 
-def _finish(home: Path) -> None:
-    """Delete what an earlier call had renamed before it was killed."""
-    for place in (*PLACES.values(), "."):
-        for aside in (home / place).glob(f".*{ASIDE}"):
-            _delete(aside)
+def _left(home: Path) -> list[Path]:
+    """What an earlier call had renamed before it was killed, or could not delete."""
+    return [aside for place in (*PLACES.values(), ".") for aside in (home / place).glob(f".*{ASIDE}")]
 
 
-def _delete(folder: Path) -> None:
-    """Of a link only the link: what somebody keeps elsewhere, and linked here, is not ours to delete."""
-    with suppress(FileNotFoundError):  # another process may delete it too
-        if folder.is_symlink():
-            folder.unlink()
-        else:
-            shutil.rmtree(folder)
+def _delete(folders: Iterable[Path]) -> None:
+    """Delete them all; of a link only the link: what somebody keeps elsewhere, and linked here, is not ours.
+
+    Raises the first OSError once each has been tried: one that cannot be deleted keeps no other.
+    """
+    failed: list[OSError] = []
+    for folder in folders:
+        try:
+            if folder.is_symlink():
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
+        except FileNotFoundError:  # another process deletes it too
+            pass
+        except OSError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def _drop_empty(folders: list[Path], known: frozenset[str]) -> None:

@@ -50,7 +50,7 @@ def _post(address: str, facts: dict[str, Any]) -> None:
         return
     except _Unusable:
         problem = "it is not a valid http or https address"
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever it is: a thread's traceback would show the address
         problem = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
     print(f"OLIVE_LAB_WEBHOOK was not notified of the end of run {facts['run']}: {problem}", flush=True)
 
@@ -77,7 +77,7 @@ def _send(address: str, facts: dict[str, Any]) -> None:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
             pass
-    except http.client.InvalidURL:  # a blank in it, or a port that is no number
+    except (http.client.InvalidURL, OverflowError):  # a blank in it, or a port that is none
         raise _Unusable from None
     except http.client.HTTPException as error:  # what answers does not speak HTTP
         raise ConnectionError(type(error).__name__) from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -230,6 +232,30 @@ class TestCollect:
         assert len([p for p in (store.home / "artifacts").iterdir() if p.name != ".locks"]) == 1
         disk.collect(store)
         assert [p.name for p in (store.home / "artifacts").iterdir()] == [".locks"]
+
+    def test_what_cannot_be_deleted_keeps_nothing_else(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For example a folder that an administrator has put something into, marked before the others."""
+        other, run = made(store.home, "k").folder, plant(store)
+        (stuck := store.home / "artifacts" / ".a-0123456789abcdef.gone").mkdir()
+        store.request_cancel(run)
+        store.delete(run)
+        rmtree = shutil.rmtree
+
+        def refused(folder: Path, *given: Any, **more: Any) -> None:
+            if folder == stuck:
+                raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+            rmtree(folder, *given, **more)
+
+        monkeypatch.setattr(shutil, "rmtree", refused)
+        with pytest.raises(PermissionError):
+            disk.collect(store)
+        assert not other.exists()
+        with pytest.raises(PermissionError):
+            disk.purge(store, older_than=-1.0)
+        assert not store.folder(run).exists()
+        assert [path.name for path in store.runs.iterdir()] == []
 
     def test_only_empty_folders_of_unknown_runs_go(self, store: Store) -> None:
         run = plant(store)

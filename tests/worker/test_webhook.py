@@ -91,6 +91,7 @@ def test_it_is_tried_again(store: Store, server: Server) -> None:
         "file:///token-secret",
         "http://127.0.0.1:1/a token-secret",
         "http://127.0.0.1:port/token-secret",
+        "http://127.0.0.1:99999999999/token-secret",
         "http://127.0.0.1:1/token-secret\u00e9",
         "http://[::1/token-secret",
         "http:///token-secret",
