@@ -193,7 +193,7 @@ class Shelf:
             return
         try:
             self._warm[slot] = Warm(self._child, environment, self._log)
-        except OSError as error:
+        except (LabError, OSError) as error:
             print(f"Nothing is imported ahead of a stage: {sentence(error)}", flush=True)
             self._useless[slot] = useless + 1
 

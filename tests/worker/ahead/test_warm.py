@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
+from pipeline.errors import NO_MORE, LabError
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, ENDED, EVENTS
 from pipeline.worker import loop
@@ -349,6 +350,18 @@ class TestWithout:
         monkeypatch.setattr(warm, "affordable", lambda: False)
         served.step()
         assert served.warm.of("cpu") is None
+
+    @pytest.mark.parametrize("error", [LabError(NO_MORE), OSError(28, "No space left on device")])
+    def test_one_that_cannot_be_started_keeps_no_stage_from_its_turn(
+        self, store: Store, make: Make, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        served, run = make(ready=False, behaviour="finishes"), one_stage(store)
+
+        def refused(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(warm, "Warm", refused)
+        until(lambda: served.step() or store.get(run).status == DONE, "the end of the run")
 
     def test_one_that_keeps_ending_is_given_up(self, store: Store, make: Make) -> None:
         served = make()
