@@ -94,6 +94,11 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def head(text: str, most: int) -> str:
+    """The first part of a text, without the word that would be cut: it may be half a secret."""
+    return text if len(text) <= most else f"{text[:most].rpartition(' ')[0]}…"
+
+
 def sentences(text: str, most: int) -> str:
     """The first whole sentences of a text on one line, or words of a long one; no full stop at the end."""
     text = " ".join(text.split())

@@ -13,6 +13,7 @@ from pipeline.errors import LabError
 from pipeline.inputs.azure_workspace import Place
 
 MOST_SAID = 200  # characters of what Azure says
+LONGEST = 1 << 16  # of an error that are looked through: what answers may have no end
 SECRETS = re.compile(
     r"(sig(?:=|%3D))[^&\s\"'\\]+|(Bearer\s+)[\w.~+/=-]+|(SharedKey(?:Lite)?\s+\w+:)\S+"
     r"|\beyJ[\w-]{8,}(?:\.[\w-]*)*"
@@ -51,9 +52,10 @@ STORAGE_CODES = {
 
 
 def scrub(text: str) -> str:
-    """The text without signatures, tokens, keys and secrets."""
+    """The text, or its first part, without signatures, tokens, keys and secrets."""
     return SECRETS.sub(
-        lambda match: f"{next((group for group in match.groups() if group), '')}[removed]", text
+        lambda match: f"{next((group for group in match.groups() if group), '')}[removed]",
+        display.head(text, LONGEST),
     )
 
 

@@ -18,6 +18,7 @@ SECRETS = re.compile(
     r"|((?:X-Amz-[\w-]+|Signature|Key-Pair-Id|Policy|sig|token)=)[^&\s\"'\\]+",
     re.IGNORECASE,
 )
+LONGEST = 1 << 16  # characters of an error that are looked through: what a hub answers may have no end
 NOBODY = (
     "Nobody is logged in to the Hugging Face Hub here; run `hf auth login` in a terminal, or set HF_TOKEN,"
     " with a token that may write."
@@ -33,8 +34,8 @@ STORAGE = re.compile(r"storage|quota|exceed|payment|billing|too large|upgrade", 
 
 
 def scrub(text: str) -> str:
-    """The text without tokens and signatures."""
-    return SECRETS.sub(lambda match: f"{match[1] or match[2] or ''}[removed]", text)
+    """The text, or its first part, without tokens and signatures."""
+    return SECRETS.sub(lambda match: f"{match[1] or match[2] or ''}[removed]", display.head(text, LONGEST))
 
 
 @contextmanager

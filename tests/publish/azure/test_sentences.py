@@ -107,6 +107,11 @@ def test_no_way_to_write_a_secret_shows_it(text: str) -> None:
     assert not any(piece in shown for piece in ("AbCd", "123", "eyJ"))
 
 
+def test_of_an_error_without_end_the_first_part_is_looked_through() -> None:
+    assert "AbCd" not in faults.scrub(f"{'x ' * (faults.LONGEST // 2 - 5)}sig=AbCdEfGhIjKl")
+    assert len(faults.scrub("x" * 10**7)) <= faults.LONGEST
+
+
 def test_what_has_no_secret_stays_as_it_is() -> None:
     text = "What is in Azure is not what was sent (model.onnx); nothing was registered, publish again."
     assert faults.scrub(text) == text

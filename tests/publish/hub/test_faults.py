@@ -199,6 +199,8 @@ def test_secrets_never_get_into_a_message() -> None:
         shown = faults.scrub(text)
         assert "[removed]" in shown
         assert not any(secret in shown for secret in (TOKEN, "NobodyMaySee", "aB%2Fc"))
+    assert TOKEN[:6] not in faults.scrub(f"{'x ' * (faults.LONGEST // 2 - 5)}{TOKEN}"), "half of one neither"
+    assert len(faults.scrub("-eyJaaaaaaaa" * 10**6)) <= faults.LONGEST, "which takes hours to look through"
     assert faults.scrub("hf_hub_download of hf_xet failed") == "hf_hub_download of hf_xet failed"
 
 
