@@ -135,7 +135,7 @@ class Worker:
             try:
                 processes.end_all(job.folder)
                 self.store.finish(job.run, job.stage, FAILED, error=sentence(error))
-            except (LabError, OSError) as trouble:
+            except Exception as trouble:
                 self.troubles.append(trouble)
 
     def step(self) -> None:
