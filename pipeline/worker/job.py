@@ -42,6 +42,8 @@ class Job:
     taken_bytes: int = 0
     waits: bool = False  # for a warm process to fork its own
     looked_ahead: bool = False
+    lost: bool = False  # found running in the store by a new worker, which has not looked at it yet
+    troubles: int = 0  # looks at it in turn that failed
     limits: Limits | None = None
     over: str | None = None  # which limit it has exceeded, as a sentence
     wrote: float | None = None  # when its result was first seen, while its process still ran

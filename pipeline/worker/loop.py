@@ -43,6 +43,7 @@ from pipeline.worker.limits import Limits
 
 POLL_SECONDS = 0.1
 TROUBLE_SECONDS = 2.0
+MOST_TROUBLES = 30  # looks at one run in turn
 IDLE_SECONDS = 600.0
 # Once a stage has run this long, a warm process for the next one is started; reused stages take less time.
 AHEAD_SECONDS = 3.0
@@ -50,6 +51,7 @@ PUBLISH_SLOT = "publish"
 # A stage that dies with its worker is restarted automatically, but not endlessly: it may be the cause.
 MOST_ATTEMPTS = 3
 CHILD = ("-m", "pipeline.worker.stage_process")
+TEMPORARY = "tmp"  # in a publish's folder, for temporary files
 WORKER_LOCK, WORKER_LOG = "worker.lock", "worker.log"
 
 
@@ -96,47 +98,65 @@ class Worker:
             more = not self.stopping and self.store.waiting()
             lock = locks.take(path) if more else None
 
-    def recover(self) -> None:
-        """Adopt stages that still run; record those that ended or died while there was no worker."""
-        known = {(job.run, job.stage) for job in self.jobs.values()}
+    def recover(self) -> bool:
+        """Adopt stages that still run; record those that ended or died while there was no worker.
+
+        A stage that cannot be looked at just now keeps its slot until it can. Returns whether each was found
+        a slot: two have the same one only if something went wrong before.
+        """
+        known, whole = {(job.run, job.stage) for job in self.jobs.values()}, True
         for run, stage, device in self.store.running():
             if (run, stage) in known:
                 continue
             devices = tuple((device or PUBLISH_SLOT).split(AND))
-            job = Job(run, stage, self.store.folder(run, stage), devices=devices)
+            if devices[0] in self.jobs:
+                whole = False
+                continue
+            job = Job(run, stage, self.store.folder(run, stage), devices=devices, lost=True)
+            self.jobs[devices[0]] = job
             with self._apart(devices[0], job):
                 self._recover(devices[0], job)
         for run in self.store.between_stages():
             self.store.requeue(run)
+        return whole
 
     def _recover(self, slot: str, job: Job) -> None:
         if lives(job.folder):
-            self.jobs[slot] = job
+            job.lost = False
         elif job.result() is None and self._may_begin_again(job, slot):
             self._clean(job)
             self.store.requeue(job.run, job.stage)
+            self.jobs.pop(slot)
         else:
             self._record(slot, job, INTERRUPTED, _interruption(slot))
 
     @contextmanager
     def _apart(self, slot: str, job: Job) -> Iterator[None]:
-        """What goes wrong with one run keeps no other from its turn.
+        """What goes wrong with one run keeps no other from its turn for long.
 
-        Else the worker would end, and each that follows it, at the same run. What nobody foresaw ends that
-        run; what may pass, such as a full disk, is tried again.
+        Else the worker would end, and each that follows it, at the same run. What may pass, such as a full
+        disk, is tried again for a minute, or for as long as nothing can be recorded.
         """
         try:
             yield
+            job.troubles = 0
         except (LabError, OSError) as error:
             self.troubles.append(error)
-        except Exception as error:
+            job.troubles += 1
+            if job.troubles > MOST_TROUBLES:
+                self._give_up(slot, job, error)
+        except Exception as error:  # which nobody foresaw
             traceback.print_exc()
-            self.jobs.pop(slot, None)
-            try:
-                processes.end_all(job.folder)
-                self.store.finish(job.run, job.stage, FAILED, error=sentence(error))
-            except Exception as trouble:
-                self.troubles.append(trouble)
+            self._give_up(slot, job, error)
+
+    def _give_up(self, slot: str, job: Job, why: Exception) -> None:
+        try:
+            processes.end_all(job.folder)
+            self.store.finish(job.run, job.stage, FAILED, error=sentence(why))
+            if self.jobs.get(slot) is job:  # else its next stage has it, or none
+                self.jobs.pop(slot)
+        except Exception as trouble:
+            self.troubles.append(trouble)
 
     def step(self) -> None:
         """One look at everything: end what was canceled, record what ended, start what is queued."""
@@ -156,6 +176,9 @@ class Worker:
 
     def _look(self, slot: str, job: Job, canceled: bool) -> None:
         """See to one that runs, or waits to."""
+        if job.lost:
+            self._recover(slot, job)
+            return
         if job.waits:
             self._go_on(slot, job, canceled)
             return
@@ -195,9 +218,7 @@ class Worker:
         idle_since = time.monotonic()
         while not self.stopping:
             try:
-                if not recovered:
-                    self.recover()
-                    recovered = not self.troubles
+                recovered = recovered or self.recover()
                 self.step()
                 self.store.back_up()
             except (LabError, OSError) as error:  # for example a full disk; nothing is lost, and it may pass
@@ -281,7 +302,9 @@ class Worker:
         try:
             (folder / RESULT).unlink(missing_ok=True)
             (folder / PROCESS).unlink(missing_ok=True)
-            environment = self._environment(slot, **_own(job))
+            environment = self._environment(slot, **_own(slot, job))
+            if slot == PUBLISH_SLOT:
+                (folder / TEMPORARY).mkdir(mode=0o700, exist_ok=True)
             with (folder / "log.txt").open("ab") as log:
                 if self._wants_warm(slot, job.run, job.stage):
                     request = Request(job.run, job.stage, environment)
@@ -303,6 +326,8 @@ class Worker:
     def _record(self, slot: str, job: Job, without_result: str, reason: str | None) -> None:
         """Record how the stage ended and continue with its run."""
         processes.end_all(job.folder)
+        if slot == PUBLISH_SLOT:
+            shutil.rmtree(job.folder / TEMPORARY, ignore_errors=True)
         result = job.result() if job.failure is None else None
         if result is None:
             result = {"status": without_result, "error": job.failure or reason or job.death()}
@@ -344,8 +369,10 @@ class Worker:
         self.stopping = True
 
 
-def _own(job: Job) -> dict[str, str]:
+def _own(slot: str, job: Job) -> dict[str, str]:
     """The variables of a stage that others on its device don't have."""
+    if slot == PUBLISH_SLOT:  # what it is fetching when it is killed would stay, and it may be gigabytes
+        return {settings.EVENTS: str(job.folder / EVENTS), "TMPDIR": str(job.folder / TEMPORARY)}
     several = (
         {settings.TRAINING_GPUS: ",".join(device.removeprefix("cuda:") for device in job.devices)}
         if len(job.devices) > 1

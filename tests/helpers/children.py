@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,6 +54,14 @@ def done() -> None:
 def finishes() -> None:
     print(f"working on {sys.argv[-1]}")
     done()
+
+
+def fetches() -> None:
+    """Into a temporary file, until it is killed."""
+    file = Path(tempfile.mkdtemp()) / "half"
+    file.write_text("half")
+    write("half.json", {"file": str(file)})
+    ignores_sigterm()
 
 
 def waits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -262,3 +263,17 @@ class TestCancel:
         step_until(served, lambda: publish().status == CANCELED, "the end of the publish")
         assert store.get(finished.id).status == DONE
         assert not any(map(alive, pids))
+
+    @pytest.mark.usefixtures("impatient")
+    def test_what_a_canceled_publish_was_fetching_is_removed(
+        self, store: Store, finished: Run, stepper: Make
+    ) -> None:
+        store.add_publish(finished.id, {"to": "local"})
+        served = stepper("fetches")
+        served.step()
+        spawned(store, finished.id, "publish")
+        file = Path(json.loads((store.folder(finished.id, "publish") / "half.json").read_text())["file"])
+        assert file.is_file()
+        store.request_cancel(finished.id)
+        step_until(served, lambda: store.get(finished.id).stage("publish").status == CANCELED, "the end")
+        assert not file.parent.exists()

@@ -262,21 +262,54 @@ class TestOneRunAlone:
         assert [store.get(run).status for run in runs] == [FAILED, FAILED]
         assert served.jobs == {}
 
-    def test_a_run_whose_folder_cannot_be_read_does_not_keep_the_next_one(
+    def test_what_cannot_be_looked_at_keeps_its_device_until_it_passes(
         self, store: Store, stepper: Make
     ) -> None:
-        """It is tried again: what is wrong may pass."""
+        """Or another's would begin there, and be lost when the first one's next stage does."""
         (first, result), second = self.claimed(store), one_stage(store, "second")
         result.mkdir()
         served = stepper("finishes")
         served.recover()
-        step_until(served, ended(store, second), "the end of the second run")
-        assert (store.get(first).status, store.get(second).status) == (RUNNING, DONE)
-        assert [type(trouble) for trouble in served.troubles] == [IsADirectoryError]
+        for _ in range(3):
+            served.step()
+        assert (store.get(first).status, store.get(second).status) == (RUNNING, QUEUED)
+        assert {type(trouble) for trouble in served.troubles} == {IsADirectoryError}
         result.rmdir()
-        served.troubles.clear()
-        served.serve(idle_seconds=0.0)
-        assert (store.get(first).status, served.troubles) == (DONE, [])
+        step_until(served, ended(store, second), "the end of the second run")
+        assert (store.get(first).status, served.jobs) == (DONE, {})
+
+    def test_what_does_not_pass_ends_that_run_alone(
+        self, store: Store, stepper: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(loop, "TROUBLE_SECONDS", 0.0)
+        (first, result), second = self.claimed(store), one_stage(store, "second")
+        result.mkdir()
+        stepper("finishes").serve(idle_seconds=0.0)
+        assert (store.get(first).status, store.get(second).status) == (FAILED, DONE)
+        assert f"{result} cannot be used" in str(store.get(first).stages[0].error)
+        assert capsys.readouterr().out.count(f"{result} cannot be used") >= loop.MOST_TROUBLES
+
+    def test_nothing_is_given_up_while_nothing_can_be_recorded(
+        self, store: Store, stepper: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a full disk, however long."""
+        run, served = one_stage(store), stepper("finishes")
+        with monkeypatch.context() as patch:
+
+            def full(*_: object, **__: object) -> None:
+                raise LabError("runs.db: database or disk is full")
+
+            patch.setattr(store, "finish", full)
+            until(lambda: served.step() or len(served.troubles) > 3 * loop.MOST_TROUBLES, "many troubles")
+            assert store.get(run).status == RUNNING
+        step_until(served, ended(store, run), "the end of the run")
+        assert store.get(run).status == DONE
+
+    def test_two_that_were_left_on_one_device_are_seen_to_in_turn(self, store: Store, stepper: Make) -> None:
+        (first, _), second = self.claimed(store), one_stage(store, "second")
+        assert store.claim("cpu") == (second, "quantize")
+        stepper("finishes").serve(idle_seconds=0.0)
+        assert [store.get(run).status for run in (first, second)] == [DONE, DONE]
 
 
 class TestEnsure:
