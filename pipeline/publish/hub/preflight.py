@@ -14,7 +14,7 @@ from pipeline.publish.checks import FIRST
 from pipeline.publish.hub import publisher as huggingface
 from pipeline.publish.hub.client import Hub, account, foreign, may_write
 from pipeline.publish.hub.faults import explained
-from pipeline.publish.hub.repository import ITS_OWN, OURS, Repository
+from pipeline.publish.hub.repository import ITS_OWN, Repository, of_this_lab
 from pipeline.publish.source import source_of
 from pipeline.store.run import Run
 
@@ -94,9 +94,9 @@ class _Asking:
         if self.there is None:
             return Status.OK, f"the first one would be {wanted or 1}"
         head, tags = self.repository.refs()
-        files = self.repository.files(head).keys()
-        ours = files >= OURS
-        if files - ITS_OWN and not ours:
+        files = self.repository.files(head)
+        ours = of_this_lab(files)
+        if files.keys() - ITS_OWN and not ours:
             return (
                 Status.FAILED,
                 f"{self.repository.name} has files that are not of this lab; choose another name",

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,11 @@ class Stored:
         if self.sha256 is not None:
             return (self.sha256, self.size) == (item.sha256, item.size)
         return self.size == item.size and self.blob == _blob(item)
+
+
+def of_this_lab(found: Mapping[str, Stored]) -> bool:
+    """Whether files of a commit can be an earlier version; its checksums are fetched, so they are no larger."""
+    return found.keys() >= OURS and found[checksums.NAME].size <= checksums.LARGEST
 
 
 class Repository:
@@ -80,12 +85,12 @@ class Repository:
             if hasattr(file, "blob_id")  # a folder has none
         }
 
-    def former(self, commit: str, there: Iterable[str]) -> set[str]:
+    def former(self, commit: str, found: Mapping[str, Stored]) -> set[str]:
         """Files of a commit that are from an earlier version. Raises LabError for files not of a lab."""
-        there = set(there)
+        there = set(found)
         if not there - ITS_OWN:
             return set()
-        if not there >= OURS:
+        if not of_this_lab(found):
             raise LabError(f"{self.name} has files that are not of this lab; choose another name.")
         with tempfile.TemporaryDirectory() as folder:
             self.fetch(commit, checksums.NAME, Path(folder))

@@ -15,7 +15,7 @@ from pipeline.publish.hub import publisher as huggingface
 from pipeline.publish.hub.publisher import Options
 from pipeline.store import Store
 from pipeline.store.run import Run
-from tests.helpers.fake_hub import TOKEN, FakeHub
+from tests.helpers.fake_hub import TOKEN, FakeHub, Large
 
 
 def cli(*words: str) -> subprocess.CompletedProcess[str]:
@@ -89,10 +89,14 @@ def test_nobody_learns_which_repositories_of_others_there_are(
 
 
 def test_files_of_others_stand_against_it(hub: FakeHub, store: Store, finished: Run) -> None:
-    hub.put("ann/trips", {"model.safetensors": b"weights"})
-    assert found(store, finished)["version"] == (
-        "failed", "ann/trips has files that are not of this lab; choose another name",
-    )  # fmt: skip
+    for there in (
+        {"model.safetensors": b"weights"},
+        {"recipe.yaml": b"", "SHA256SUMS": Large("a" * 64, 40 << 30)},
+    ):
+        hub.put("ann/trips", there)
+        assert found(store, finished)["version"] == (
+            "failed", "ann/trips has files that are not of this lab; choose another name",
+        )  # fmt: skip
 
 
 def test_a_readme_that_would_be_replaced_is_said(hub: FakeHub, store: Store, finished: Run) -> None:

@@ -144,6 +144,16 @@ def test_files_of_others_are_not_overwritten(
     assert hub.received == 0
 
 
+def test_checksums_larger_than_any_are_not_fetched(
+    hub: FakeHub, store: Store, finished: Run, report: Report
+) -> None:
+    """Another member of an organisation may have put them there, and the disk is everybody's."""
+    hub.put("ann/trips", {"recipe.yaml": b"", "SHA256SUMS": Large("a" * 64, 40 << 30)})
+    with pytest.raises(LabError, match="ann/trips has files that are not of this lab; choose another name"):
+        huggingface.send(store.home, finished, Options(name="trips"), report)
+    assert not [request for request in hub.asked if "/resolve/" in str(request)]
+
+
 @pytest.mark.parametrize("public", [False, True])
 def test_nothing_goes_where_others_see_it_unless_that_was_meant(
     hub: FakeHub, store: Store, finished: Run, report: Report, public: bool
