@@ -43,7 +43,7 @@ class Stored:
 
 
 def of_this_lab(found: Mapping[str, Stored]) -> bool:
-    """Whether files of a commit can be an earlier version; its checksums are fetched, so they are no larger."""
+    """Whether files of a commit can be an earlier version, whose checksums are fetched."""
     return found.keys() >= OURS and found[checksums.NAME].size <= checksums.LARGEST
 
 
