@@ -21,6 +21,9 @@ TOKENS = 1024  # of an answer whose request names no limit
 MOST_TOKENS = 1_000_000
 MOST_MESSAGES = 1000
 MOST_STOPS, LONGEST_STOP = 4, 1000  # texts that end an answer, and letters of one
+DEEPEST_SCHEMA = 64
+MOST_COUNTED = 10_000
+COUNTS = {f"{end}{what}" for end in ("min", "max") for what in ("Items", "Length", "Properties", "Contains")}
 LARGEST_SCHEMA = 64_000  # letters: a schema is compiled while others' answers wait
 HOTTEST = 2.0
 COLDEST = 0.001  # below that, logits would become infinite; the likeliest token is meant
@@ -228,7 +231,29 @@ def _schema(given: Any) -> str:
         raise _fault("response_format", "type must be text, json_object or json_schema")
     if not isinstance(schema, dict):
         raise _fault("response_format", "json_schema must have a schema, which is an object")
+    if wrong := _unfit(schema):
+        raise _fault("response_format", wrong)
     text = to_json({**COMPACT, **schema})
     if len(text) > LARGEST_SCHEMA:
         raise _fault("response_format", f"the schema has {len(text):,} letters; allowed: {LARGEST_SCHEMA:,}")
     return text
+
+
+def _unfit(schema: dict[str, Any]) -> str:
+    """Why a schema is not followed: the runtime makes a state for each item that an answer must have, in
+    gigabytes of memory where there are a thousand million."""
+    level: list[Any] = [schema]
+    for _ in range(DEEPEST_SCHEMA):
+        for one in level:
+            for name in COUNTS & one.keys() if isinstance(one, dict) else ():
+                if isinstance(one[name], int | float) and not one[name] <= MOST_COUNTED:
+                    return (
+                        f"the schema's {name} is {display.value(one[name])}; allowed: up to {MOST_COUNTED:,}"
+                    )
+        inner = (
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)
+        )
+        level = [one for each in inner for one in each]
+        if not level:
+            return ""
+    return f"the schema is nested deeper than {DEEPEST_SCHEMA} levels; write a flatter one"

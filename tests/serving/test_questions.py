@@ -92,6 +92,13 @@ def said(*given: Any) -> dict[str, Any]:
     return {"messages": [*given]}
 
 
+def deep(levels: int) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for _ in range(levels):
+        made = {"not": made}
+    return made
+
+
 def schema(given: Any) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"schema": given}}}
 
@@ -140,6 +147,9 @@ def schema(given: Any) -> dict[str, Any]:
         ({"response_format": {"type": "json_schema"}}, "response_format", "must have a schema"),
         (schema(True), "response_format", "a schema"),
         (schema({"enum": ["x" * 70_000]}), "response_format", "letters; allowed: 64,000"),
+        (schema({"type": "array", "minItems": 10**9}), "response_format", "minItems is 1000000000; all"),
+        (schema({"items": [{"anyOf": [{"maxLength": 1e300}]}]}), "response_format", "maxLength is 1e+300; al"),
+        (schema(deep(900)), "response_format", "the schema is nested deeper than 64 levels"),
     ],
 )  # fmt: skip
 def test_every_fault_names_its_field(given: dict[str, Any], param: str | None, part: str) -> None:
