@@ -145,7 +145,7 @@ def _reasons(folder: Path) -> dict[Path, str]:
     found = find(folder)
     if _shared[0]:
         return dict.fromkeys(found, "")
-    if folder == _home():  # where nobody else may write, but links lead out of it
+    if folder == _home() and writers.other([settings.home()]):  # of which the operator was warned
         return {path: _changeable(path) if way.is_symlink() else "" for path, way in found.items()}
     return {path: _changeable(path, way) for path, way in found.items()}
 

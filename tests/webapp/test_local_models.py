@@ -176,6 +176,23 @@ def test_a_link_in_the_home_to_a_model_that_others_may_change_is_not_offered(hom
             local_models.known(str(model))
 
 
+def test_a_model_in_the_home_that_others_may_change_is_not_offered(model_folder, monkeypatch):
+    """Unless others may change all of the home, of which the app warns."""
+    with reachable.folder() as above:
+        (above / "home").mkdir()
+        monkeypatch.setenv("OLIVE_LAB_HOME", str(above / "home"))
+        model = copied(model_folder, above / "home" / "models" / "mine")
+        (above / "home").chmod(0o755)
+        local_models.offer([])
+        assert local_models.known(str(model)) == str(model)
+        model.chmod(0o777)
+        with pytest.raises(InputError, match=REFUSED):
+            local_models.known(str(model))
+        assert "every user may write to " in local_models.left_out()[0]
+        (above / "home").chmod(0o1777)
+        assert local_models.known(str(model)) == str(model)
+
+
 def test_the_operator_reads_at_the_start_what_is_not_offered(home, model_folder, tmp_path):
     with reachable.folder() as named:
         for name in ("open", "mine"):
