@@ -110,8 +110,7 @@ def read_text(reference: Reference, name: str) -> str:
     remote = files.get(name)
     if remote is None or remote.size > LARGEST_TEXT:
         raise LabError(f"{reference.uri} has no {name}; it was not published by this lab.")
-    data: bytes = container.do(lambda client: client.download_blob(remote.blob).readall())
-    return data.decode("utf-8", "replace")
+    return download.small(container, remote).decode("utf-8", "replace")
 
 
 def _of_workspace(reference: Reference) -> tuple[Callable[[], Any], str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import BlobBlock, BlobProperties
+from azure.storage.blob import BlobBlock, BlobProperties, ContentSettings
 
 from pipeline.errors import LabError
 from pipeline.exports import verify
@@ -338,6 +339,21 @@ def put_whole(bench: Bench, data: bytes) -> None:
         blob = container.get_blob_client(f"{PREFIX}/w.bin")
         blob.stage_block("0001", data)
         blob.commit_block_list([BlobBlock("0001")])
+
+
+def test_what_says_that_it_is_packed_comes_as_it_lies_there(
+    bench: Bench, opened: Callable[..., Container], tmp_path: Path
+) -> None:
+    """The client would unpack it: gigabytes from a megabyte, into memory and onto the disk."""
+    packed = gzip.compress(bytes(50_000_000))
+    with bench.container() as container:
+        blob = container.get_blob_client(f"{PREFIX}/w.bin")
+        blob.stage_block("0001", packed)
+        blob.commit_block_list([BlobBlock("0001")], content_settings=ContentSettings(content_encoding="gzip"))
+    fetch(opened(), tmp_path / "new")
+    assert (tmp_path / "new" / "w.bin").read_bytes() == packed
+    (remote,) = download.listed(opened(), PREFIX).values()
+    assert download.small(opened(), remote) == packed
 
 
 def test_a_file_that_changes_while_it_is_read_is_never_half_the_one_half_the_other(
