@@ -82,12 +82,22 @@ def link_or_copy(source: Path, target: Path) -> None:
     share(source, target)
 
 
-def share(source: Path, target: Path) -> str:
+def share(source: Path, target: Path, inside: Iterable[Path] = ()) -> str:
     """As `link_or_copy`, and says how: LINKED, CLONED (a copy that shares its blocks until either file is
     changed, for file systems that have those but no link here), or COPIED.
+
+    With `inside`, only of a source that `open_inside` opens.
     """
+    if not inside:
+        return _shared(source, target)
+    with open_inside(source, inside) as opened:
+        return _shared(Path(f"/proc/self/fd/{opened.fileno()}"), target)
+
+
+def _shared(source: Path, target: Path) -> str:
     try:
-        os.link(source, target)
+        with _directory(source.parent) as folder:  # else a link would be linked, and not what it leads to
+            os.link(source.name, target, src_dir_fd=folder)
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError:  # which errno says so differs between file systems
@@ -99,6 +109,15 @@ def share(source: Path, target: Path) -> str:
                 return COPIED
             return CLONED
     return LINKED
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    opened = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
 
 
 def linked_only_in(folder: Path) -> set[tuple[int, int]]:

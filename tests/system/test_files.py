@@ -19,6 +19,22 @@ from pipeline.errors import LabError
 from pipeline.system import files
 
 
+def test_a_link_is_shared_as_what_it_leads_to_if_that_lies_inside(tmp_path: Path) -> None:
+    (own := tmp_path / "own").mkdir()
+    (own / "weights").write_bytes(b"weights")
+    (own / "linked").symlink_to("weights")
+    (own / "out").symlink_to(tmp_path / "secret")
+    (tmp_path / "secret").write_bytes(b"secret")
+    assert files.share(own / "linked", tmp_path / "one", [own]) == files.LINKED
+    assert files.share(own / "linked", tmp_path / "two") == files.LINKED
+    for made in (tmp_path / "one", tmp_path / "two"):
+        assert not made.is_symlink()
+        assert made.samefile(own / "weights")
+    with pytest.raises(OSError, match="it is no file of its folder"):
+        files.share(own / "out", tmp_path / "three", [own])
+    assert not (tmp_path / "three").exists()
+
+
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     files.write_whole(tmp_path / "result.json", {"a": 1})
     files.write_whole(tmp_path / "result.json", {"a": 2})
@@ -77,7 +93,7 @@ def test_a_file_is_linked(tmp_path: Path) -> None:
 
 
 def test_without_links_a_file_is_cloned_or_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(source: Path, target: Path) -> None:
+    def no_links(source: str, target: Path, *, src_dir_fd: int) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     def cloned(source: Path, target: Path) -> None:

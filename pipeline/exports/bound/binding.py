@@ -62,14 +62,14 @@ def bind(exported: Path, adapter: Path | str | None, to: Path) -> Bound:
     .onnx_adapter file, or None for the one that the folder has. `to` is made whole or not at all. Raises
     InputError with the reason if the three do not go together or `to` exists, LabError if the disk is full.
     """
-    to = to.absolute()
+    to, real = to.absolute(), exported.resolve()
     _require_new(to)
     file = adapter_of(exported, adapter)
     config, graph = _checked(exported, file)
     part = to.with_name(f".{to.name}.{secrets.token_hex(4)}.part")
     try:
         part.mkdir(mode=0o700)
-        found = _write(exported, file, config, graph, part)
+        found = _write(exported, file, config, graph, part, real)
         _settle(part, to)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -159,7 +159,7 @@ def _checked(exported: Path, adapter: Path) -> tuple[declarations.Config, contra
 
 
 def _write(
-    exported: Path, adapter: Path, config: declarations.Config, graph: contract.Graph, part: Path
+    exported: Path, adapter: Path, config: declarations.Config, graph: contract.Graph, part: Path, real: Path
 ) -> dict[str, Any]:
     """Write the folder; what `Bound` has of it besides its place."""
     import onnx
@@ -171,7 +171,7 @@ def _write(
     constants.fix(model, arrays, config.inputs, part / ADAPTER_DATA, stacked=_for_cpu(exported))
     onnx.save(model, part / config.graph)
     weights = sorted({PurePosixPath(piece.location).as_posix() for piece in graph.pieces})
-    shared = _carry_over(exported, part, config.graph, weights)
+    shared = _carry_over(real, part, config.graph, weights)
     if not any(node.op_type in BRANCHES for node in model.graph.node):
         _record_steps(part / json_files.CONFIG)
     facts = {
@@ -214,12 +214,13 @@ def _record_steps(file: Path) -> None:
 def _carry_over(exported: Path, part: Path, graph: str, weights: list[str]) -> str:
     """Share the weights and copy what else lies beside the graph; how they were shared.
 
-    Nothing is read through a link out of the folder: there was none, but one may have come since.
+    `exported` is a real path. Nothing is read through a link out of it: there was none, but one may have come
+    since.
     """
-    how, inside = set(), (exported.resolve(),)
+    how, inside = set(), (exported,)
     for name in weights:
         (part / name).parent.mkdir(parents=True, exist_ok=True)
-        how.add(files.share(exported / name, part / name))
+        how.add(files.share(exported / name, part / name, inside))
     for file in exported.iterdir():
         left_out = file.name in (graph, *weights, *LEFT_OUT) or file.suffix == contract.SUFFIX
         if file.is_file() and not left_out:

@@ -90,23 +90,43 @@ def test_weights_are_shared_and_small_files_are_not(export: Path, tmp_path: Path
     assert left(tmp_path) == ["bound", "export"]
 
 
-def test_a_file_that_becomes_a_link_after_the_look_is_not_copied(
-    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["notes.txt", "model.onnx.data"])
+def test_a_file_that_becomes_a_link_after_the_look_is_not_taken(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Whoever may write to the export could have any file of the reader's copied into the new folder."""
+    """Whoever may write to the export could have any file of the reader's put into the new folder."""
     (tmp_path / "secret").write_text("secret")
     (export / "notes.txt").write_text("notes")
     fix = constants.fix
 
     def exchanged(*given: Any, **more: Any) -> Any:
-        (export / "notes.txt").unlink()
-        (export / "notes.txt").symlink_to(tmp_path / "secret")
+        (export / name).unlink()
+        (export / name).symlink_to(tmp_path / "secret")
         return fix(*given, **more)
 
     monkeypatch.setattr(constants, "fix", exchanged)
     with pytest.raises(OSError, match="it is no file of its folder"):
         bind(export, None, tmp_path / "bound")
     assert left(tmp_path) == ["export", "secret"]
+
+
+def test_a_folder_that_becomes_a_link_after_the_look_is_not_read(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "key").write_text("secret")
+    fix = constants.fix
+
+    def exchanged(*given: Any, **more: Any) -> Any:
+        made = fix(*given, **more)
+        export.rename(tmp_path / "aside")
+        export.symlink_to(tmp_path / "secrets")
+        return made
+
+    monkeypatch.setattr(constants, "fix", exchanged)
+    with pytest.raises(OSError):  # noqa: PT011 - the weights are not there
+        bind(export, None, tmp_path / "bound")
+    assert left(tmp_path) == ["aside", "export", "secrets"]
 
 
 @pytest.mark.parametrize("name", [checksums.NAME, f".{checksums.NAME}.part", f"./.{contract.BOUND}.part"])
@@ -310,7 +330,7 @@ def test_another_adapter_that_does_not_fit_is_no_hindrance(export: Path, tmp_pat
 
 
 def test_a_full_disk_leaves_nothing(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(source: Path, target: Path) -> str:
+    def full(source: Path, target: Path, inside: tuple[Path, ...]) -> str:
         assert (target.parent / contract.ADAPTER_DATA).is_file()  # it is halfway
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
@@ -325,9 +345,9 @@ def test_a_name_that_is_taken_meanwhile_is_refused(
 ) -> None:
     share = files.share
 
-    def slow(source: Path, target: Path) -> str:
+    def slow(source: Path, target: Path, inside: tuple[Path, ...]) -> str:
         taken(export, tmp_path)
-        return share(source, target)
+        return share(source, target, inside)
 
     monkeypatch.setattr(files, "share", slow)
     with pytest.raises(InputError, match="already exists"):
