@@ -49,7 +49,8 @@ def listed(inputs: Any, where: str, *values: Any) -> tuple[Any, ...]:
     with suppress(InputError):  # the form does not name one yet
         kept = version_tables.of_azure(store().home, azure.place_of(inputs, values))
     empty = f"{kept}: it has no registered model yet." if kept else NOT_ASKED
-    table = version_tables.table(kept.versions if kept else [], where, empty, str(kept or ""))
+    found = [*(kept.versions if kept else []), *version_tables.unlisted(store().home)]
+    table = version_tables.table(found, where, empty, str(kept or ""))
     return table, None, gr.update(visible=False)
 
 
@@ -93,7 +94,7 @@ def select(where: str, event: gr.EventData) -> tuple[Any, ...]:
         gr.update(visible=True),
         _title(version),
         version_tables.details(version),
-        {"text": "Open in the Azure portal", "href": version["portal"]} if where == AZURE else None,
+        {"text": "Open in the Azure portal", "href": version["portal"]} if version.get("portal") else None,
         gr.update(interactive=not version_tables.exported(version)),
         *copy(where, version["id"]),
     )

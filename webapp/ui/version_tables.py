@@ -37,6 +37,7 @@ LONGEST_FACT_NAME = 200
 MOST_FACTS = 100  # tags, and properties,
 LARGEST_FACTS = 1 << 15  # and characters of all their names and values
 LARGEST_ANSWER = 64 << 20  # bytes of a workspace's versions; five hundred that are full of facts have less
+NOT_LISTED = "No list of Azure has it any more; what was pulled of it is here, and can be removed."
 BYTES = re.compile(r"[0-9]{1,15}")
 Version = dict[str, Any]  # id, name, version, created, tags, properties, bytes, and path or portal
 
@@ -94,14 +95,30 @@ def keep(home: Path, where: Place, found: list[Version]) -> None:
 
 def one(store: Store, where: str, chosen: str) -> Version:
     """The version with that id, in any workspace. Raises InputError if it is no longer listed."""
-    found = of_lab(store)
-    if where == AZURE:
-        lists = [_kept(file) for file in (store.home / FOLDER).glob("[!.]*.json")]
-        found = [version for kept in lists if kept for version in kept.versions]
+    found = of_lab(store) if where == LOCAL else [*_of_all_lists(store.home), *unlisted(store.home)]
     version = next((version for version in found if version["id"] == chosen), None)
     if version is None:
         raise InputError("This version is no longer in the list; refresh the list and choose again.")
     return version
+
+
+def unlisted(home: Path) -> list[Version]:
+    """What was pulled, or is here in part, and is in no list of Azure any more: it can be removed here."""
+    listed = {version["id"] for version in _of_all_lists(home)}
+    return [
+        _bounded({
+            "id": known["uri"], "name": known["name"], "version": known["version"], "tags": known["tags"],
+            "properties": {}, "created": "", "description": NOT_LISTED, "bytes": None,
+            "path": str(pulls.folder(home, known["key"])),
+        })
+        for known in pulls.listed(home)
+        if "base" not in known and known["uri"] not in listed
+    ]  # fmt: skip
+
+
+def _of_all_lists(home: Path) -> list[Version]:
+    lists = [_kept(file) for file in (home / FOLDER).glob("[!.]*.json")]
+    return [version for kept in lists if kept for version in kept.versions]
 
 
 def run_of(store: Store, version: Version) -> Run | None:

@@ -283,6 +283,26 @@ def test_choosing_the_place_shows_its_fields(home):
     assert (local["visible"], cloud["visible"], set(said), command["visible"]) == (False, True, {None}, False)
 
 
+def test_what_was_pulled_and_is_listed_no_more_can_be_removed(store, home, inputs):
+    """Else copies that nobody can see fill the disk, and all that may be kept."""
+    (chosen,) = kept(home, version("1", tags={"base": "starter"}))
+    (row,) = version_tables.of_azure(home, TRAVEL).versions
+    key, failed = version_tables.key(row), {"status": "failed", "error": "no", "progress": 0.0, "begun": 1.0}
+    facts = {"key": key, "uri": chosen, "name": "trips", "version": "1", "tags": row["tags"], "login": "cli"}
+    pulls._write(home, {**facts, **failed, "message": ""})
+    assert version_tables.unlisted(home) == []
+    version_tables.keep(home, TRAVEL, [])
+    place = values(inputs, **PLACE)
+    assert models.listed(inputs, "azureml", *place)[0]["ids"] == [chosen]
+    notice, _, _, title, details, link, use, *_ = models.select("azureml", picked(chosen))
+    assert (notice, link, use["interactive"]) == (None, None, False)
+    assert "starter" in title["note"]
+    assert version_tables.NOT_LISTED in str(details)
+    assert models.remove("azureml", chosen)[0]["text"] == "The copy was removed."
+    assert models.listed(inputs, "azureml", *place)[0]["ids"] == []
+    assert pulls.listed(home) == []
+
+
 @pytest.mark.parametrize("digits", ["9" * 400, "9" * 5000, "\u0665", "-1", ""])
 def test_a_size_that_is_none_spoils_no_list(home, digits):
     """Whoever may register a model may write its properties, and everybody lists them."""
