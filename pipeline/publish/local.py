@@ -86,8 +86,7 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
     verify.require(verify.whole(Path(str(run.shipped))), "Nothing was published")
     target = Path(planned["target"])
     part = target.with_name(f".{target.name}.part")
-    for left in target.parent.glob(".*.part"):  # left by a killed process; only one publishes at a time
-        shutil.rmtree(left, ignore_errors=True)
+    sweep(home)
     part.mkdir(mode=0o700, parents=True)
     try:
         sums = _copy(Path(str(run.shipped)), part, planned, report)
@@ -117,6 +116,12 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
         "path": str(target),
         "bytes": planned["bytes"],
     }
+
+
+def sweep(home: Path) -> None:
+    """Remove what killed ones left, of whatever name; only one publishes at a time."""
+    for left in (home / "registry").glob("*/.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _settle(part: Path, target: Path) -> None:

@@ -327,7 +327,7 @@ class Worker:
         """Record how the stage ended and continue with its run."""
         processes.end_all(job.folder)
         if slot == PUBLISH_SLOT:
-            shutil.rmtree(job.folder / TEMPORARY, ignore_errors=True)
+            self._sweep(job)
         result = job.result() if job.failure is None else None
         if result is None:
             result = {"status": without_result, "error": job.failure or reason or job.death()}
@@ -363,6 +363,14 @@ class Worker:
         for made in ("work", "small"):
             shutil.rmtree(job.folder / made, ignore_errors=True)
         graph.forget(job.folder)
+
+    def _sweep(self, job: Job) -> None:
+        """Delete what a publish that was killed had no time to: it may be as large as a model."""
+        from pipeline.publish import checks, local
+
+        local.sweep(self.store.home)
+        for left in (job.folder / TEMPORARY, self.store.home / checks.CHECKED):
+            shutil.rmtree(left, ignore_errors=True)
 
     def stop(self, *_: Any) -> None:
         """Stop after this step; running stages continue."""

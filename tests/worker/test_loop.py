@@ -274,6 +274,10 @@ class TestCancel:
         spawned(store, finished.id, "publish")
         file = Path(json.loads((store.folder(finished.id, "publish") / "half.json").read_text())["file"])
         assert file.is_file()
+        parts = [store.home / name for name in ("registry/junk/.1.part", "checked/junk-1")]
+        for part in parts:
+            part.mkdir(parents=True)
+            (part / "half").write_text("half")
         store.request_cancel(finished.id)
         step_until(served, lambda: store.get(finished.id).stage("publish").status == CANCELED, "the end")
-        assert not file.parent.exists()
+        assert not any(left.exists() for left in (file.parent, *parts))
