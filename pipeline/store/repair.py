@@ -31,6 +31,12 @@ from pipeline.system.files import to_json
 NOTICE = "notice"  # in `facts`: what users should know
 REBUILT = "The record of this run was lost and read again from its folder; retry it."
 
+# What facts in a file lead to that are not those of a run; a full disk is something else.
+UNFIT = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError,
+    sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
+)  # fmt: skip
+
 
 def mend(home: Path, path: Path) -> None:
     """Replace a damaged or lost database by a whole one, and leave a notice.
@@ -49,9 +55,9 @@ def mend(home: Path, path: Path) -> None:
             part.chmod(0o600)
             bring_up(db, version_of(db))
             db.execute("BEGIN IMMEDIATE")
-            added = _complete(db, home, since)
+            added, unfit = _complete(db, home, since)
             aside = _free_name(path) if path.exists() else None
-            text = _notice(path, aside, since, added)
+            text = _notice(path, aside, since, added, unfit)
             db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (NOTICE, text))
             db.execute("COMMIT")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -87,7 +93,7 @@ def _remove(part: Path) -> None:
         part.with_name(f"{part.name}{suffix}").unlink(missing_ok=True)
 
 
-def _notice(path: Path, aside: Path | None, since: float, added: int) -> str:
+def _notice(path: Path, aside: Path | None, since: float, added: int, unfit: int) -> str:
     now, kept = display.moment(time.time()), display.moment(since)
     words = [f"The database of runs was {'damaged' if aside else 'missing'} on {now}."]
     if since:
@@ -95,25 +101,42 @@ def _notice(path: Path, aside: Path | None, since: float, added: int) -> str:
     else:
         words.append("There was no copy of it, so it was read from the run folders")
     words[-1] += f" ({added} {'run' if added == 1 else 'runs'} added)."
+    if unfit:
+        words.append(f"{unfit} {'folder' if unfit == 1 else 'folders'} of runs could not be read.")
     words.append("Notes, tags and cancellations may be missing.")
     if aside:
         words.append(f"The damaged file is kept as {aside.name}.")
     return " ".join(words)
 
 
-def _complete(db: sqlite3.Connection, home: Path, since: float) -> int:
-    """Add runs found only in folders, and what stages did after `since`; return how many runs changed."""
+def _complete(db: sqlite3.Connection, home: Path, since: float) -> tuple[int, int]:
+    """Add runs found only in folders, and what stages did after `since`; return how many runs were added, and
+    how many could not be read, which keeps no other."""
     known = {row["id"] for row in db.execute("SELECT id FROM runs")}
-    added = 0
+    added = unfit = 0
     for facts in run_file.all_of(home / "runs"):
-        run = facts["id"]
-        if run not in known:
-            insert_run(db, facts)
-            added += 1
-        _insert_stages(db, facts)
-        if _catch_up(db, home, run, since if run in known else 0.0) or run not in known:
-            _sum_up(db, run)
-    return added
+        db.execute("SAVEPOINT one")
+        try:
+            added += _take_over(db, home, facts, known, since)
+        except UNFIT:
+            db.execute("ROLLBACK TO one")
+            unfit += 1
+        db.execute("RELEASE one")
+    return added, unfit
+
+
+def _take_over(
+    db: sqlite3.Connection, home: Path, facts: dict[str, Any], known: set[str], since: float
+) -> bool:
+    """Take over a run from its folder; return whether it is a new one."""
+    run = facts["id"]
+    is_new = run not in known
+    if is_new:
+        insert_run(db, facts)
+    _insert_stages(db, facts)
+    if _catch_up(db, home, run, 0.0 if is_new else since) or is_new:
+        _sum_up(db, run)
+    return is_new
 
 
 def _insert_stages(db: sqlite3.Connection, facts: dict[str, Any]) -> None:

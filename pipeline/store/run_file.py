@@ -20,7 +20,7 @@ def read(path: Path) -> dict[str, Any] | None:
     """The facts in a file; None if there are none, or a power cut damaged them."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     return facts if isinstance(facts, dict) else None
 
@@ -28,4 +28,9 @@ def read(path: Path) -> dict[str, Any] | None:
 def all_of(runs: Path) -> list[dict[str, Any]]:
     """The runs that have a folder, oldest first."""
     found = [read(folder / FILE) for folder in runs.iterdir()]
-    return sorted((facts for facts in found if facts), key=lambda facts: facts["created"])
+    return sorted((facts for facts in found if facts), key=_created)
+
+
+def _created(facts: dict[str, Any]) -> float:
+    created = facts.get("created")
+    return created if isinstance(created, int | float) else 0.0

@@ -143,6 +143,35 @@ def test_without_a_copy_everything_is_read_from_the_folders(
     assert "no copy" in (again.notice() or "")
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("quantize/result.json", '{"status": null}'),
+        ("quantize/result.json", '{"status": "done", "seconds": ' + "9" * 30 + "}"),
+        ("quantize/result.json", '{"status": "done", "artifacts": [{}]}'),
+        ("run.json", '{"id": "x"}'),
+        ("run.json", '{"id": "x", "created": "then", "stages": []}'),
+    ],
+)
+def test_a_folder_that_cannot_be_read_keeps_no_other(store: Store, file: str, content: str) -> None:
+    bad, good = plant(store), plant(store, name="good")
+    before = lines([store.get(good)])
+    write_result(store, bad, "quantize", status=DONE)
+    (store.folder(bad) / file).write_text(content)
+    store.path.unlink()
+    again = Store(store.home)
+    assert lines([again.get(good)]) == before
+    assert [run.id for run in again.list()] == [good]
+    assert "(1 run added). 1 folder of runs could not be read." in str(again.notice())
+
+
+def test_what_is_nested_without_end_is_no_run(store: Store) -> None:
+    bad, good = plant(store), plant(store, name="good")
+    (store.folder(bad) / "run.json").write_text("[" * 100_000)
+    store.path.unlink()
+    assert [run.id for run in Store(store.home).list()] == [good]
+
+
 def test_a_publish_is_read_from_its_folder_too(store: Store, finished: Run) -> None:
     backup.make(store.path)
     stage = store.add_publish(finished.id, {"to": "local", "name": "trips"})
