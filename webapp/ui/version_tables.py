@@ -204,14 +204,16 @@ def _of_azure(where: Place, model: dict[str, Any]) -> Version:
 
 def _bounded(version: Version) -> Version:
     """A version with as much of its texts as is shown: each is sent to the page, and read at each click."""
-    long = {
-        name: display.cut(str(version.get(name) or ""), LONGEST_FACT) for name in ("description", "portal")
-    }
+    long = {name: _text(version.get(name), LONGEST_FACT) for name in ("description", "portal")}
     short = {
-        name: display.cut(str(version.get(name) or ""), display.LONGEST_LINE)
+        name: _text(version.get(name), display.LONGEST_LINE)
         for name in ("name", "version", "created", "created_by")
     }
     return {**version, **long, **short, **{among: _some(version[among]) for among in ("tags", "properties")}}
+
+
+def _text(given: Any, most: int) -> str:
+    return display.valid(display.cut(str(given or ""), most))
 
 
 def _some(given: dict[str, Any]) -> dict[str, str]:
@@ -219,7 +221,7 @@ def _some(given: dict[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     room = LARGEST_FACTS
     for name, text in given.items():
-        kept, value = display.cut(str(name), LONGEST_FACT_NAME), display.cut(str(text), LONGEST_FACT)
+        kept, value = _text(name, LONGEST_FACT_NAME), _text(text, LONGEST_FACT)
         room -= len(kept) + len(value)
         if room < 0 or len(found) == MOST_FACTS:
             break

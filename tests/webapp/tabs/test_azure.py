@@ -315,6 +315,17 @@ def test_a_size_that_is_none_spoils_no_list(home, digits):
     assert len(json.dumps(version_tables.details(row))) < 20_000
 
 
+def test_texts_that_no_page_can_hold_spoil_no_list(home):
+    half = "a\ud800"
+    made = version("1", tags={half: half}, properties={half: half}) | {
+        "description": half,
+        "created_by": half,
+    }
+    kept(home, made)
+    (row,) = version_tables.of_azure(home, TRAVEL).versions
+    assert json.dumps(version_tables.details(row), ensure_ascii=False).encode()
+
+
 def test_a_version_that_somebody_has_filled_with_text_is_cut_and_its_list_read_once(home, monkeypatch):
     long = {f"k{at}" + "n" * 50_000: "v" * 5_000 for at in range(300)}
     many = version("1", tags=long, properties={f"p{at}": "v" for at in range(300)})
