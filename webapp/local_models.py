@@ -29,6 +29,7 @@ NOT_OFFERED = (
     "model: {} is not offered on this page; choose one from the list, or a hub id such as org/name. Other"
     " folders are for the command line, or for `{} --models FOLDER`."
 )
+NO_TEXT = "the path of one is no Unicode text, which no page can hold; rename it"
 WAY_OUT = (
     "see to it that only you may change it (chmod -R go-w, or a copy of your own), or start with"
     " --shared-models if you trust whoever may"
@@ -67,22 +68,23 @@ def offer(folders: Iterable[Path], *, hub_login: bool = False, shared: bool = Fa
     """
     folders = [folder.expanduser().absolute() for folder in folders]
     for folder in folders:
-        if not (found := find(folder)):
+        if not find(folder):
             raise InputError(
                 f"--models: {folder} is not a model folder, and contains none; one has a config.json and"
                 f" .safetensors files. Of this one: {base_models.lacking(folder)}"
             )
-        reasons = [_changeable(path, way) for path, way in found.items()]
-        if all(reasons) and not shared:
-            raise InputError(f"--models: no model in {folder} is offered: {reasons[0]}; {WAY_OUT}")
     _named[:], _hub_login[:], _shared[:] = folders, [hub_login], [shared]
+    for folder in folders:
+        if all(reasons := _reasons(folder).values()):
+            _named.clear()
+            raise InputError(f"--models: no model in {folder} is offered: {next(iter(reasons))}")
 
 
 def left_out() -> list[str]:
     """For the operator: of each folder with models that are not offered, the first and the reason."""
     found = {folder: [*filter(None, _reasons(folder).values())] for folder in (_home(), *_named)}
     return [
-        f"models in {display.line(str(folder))} that are not offered: {len(reasons)}; {reasons[0]}; {WAY_OUT}"
+        f"models in {display.line(str(folder))} that are not offered: {len(reasons)}; {reasons[0]}"
         for folder, reasons in found.items()
         if reasons
     ]
@@ -142,7 +144,12 @@ def _offered(folder: Path) -> list[Path]:
 
 def _reasons(folder: Path) -> dict[Path, str]:
     """The models in a folder, each with the reason why it is not offered, or ""."""
-    found = find(folder)
+    named = find(folder)
+    found = {path: way for path, way in named.items() if display.valid(str(path)) == str(path)}
+    return dict.fromkeys(named.keys() - found.keys(), NO_TEXT) | _changeable_ones(folder, found)
+
+
+def _changeable_ones(folder: Path, found: dict[Path, Path]) -> dict[Path, str]:
     if _shared[0]:
         return dict.fromkeys(found, "")
     if folder == _home() and writers.other([settings.home()]):  # of which the operator was warned
@@ -156,7 +163,8 @@ def _changeable(model: Path, *ways: Path) -> str:
     Whoever can has the app's user read other files for them, by links that come and go while it reads.
     """
     try:
-        return writers.other([*ways, model, *_entries(model)])
+        who = writers.other([*ways, model, *_entries(model)])
+        return f"{who}; {WAY_OUT}" if who else ""
     except (OSError, RuntimeError):  # a link to itself
         return f"{display.line(str(model))} is being changed"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -191,6 +192,20 @@ def test_a_model_in_the_home_that_others_may_change_is_not_offered(model_folder,
         assert "every user may write to " in local_models.left_out()[0]
         (above / "home").chmod(0o1777)
         assert local_models.known(str(model)) == str(model)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_path_that_no_page_can_hold_is_not_offered(home, model_folder, tmp_path, shared):
+    """It is in the page that everybody gets, which could not be sent."""
+    for name in (b"mod\xe8le", b"mine"):
+        shutil.copytree(model_folder, os.fsdecode(os.fsencode(tmp_path / "named" / "x")[:-1] + name))
+    local_models.offer([tmp_path / "named"], shared=shared)
+    assert [path for _, path in local_models.listed()] == [str(tmp_path / "named" / "mine")]
+    assert local_models.NO_TEXT in local_models.left_out()[0]
+    with pytest.raises(InputError, match=r"no model in .* is offered: the path of one is no Unicode text"):
+        local_models.offer(
+            [Path(os.fsdecode(os.fsencode(tmp_path / "named") + b"/mod\xe8le"))], shared=shared
+        )
 
 
 def test_the_operator_reads_at_the_start_what_is_not_offered(home, model_folder, tmp_path):
