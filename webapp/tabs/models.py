@@ -112,7 +112,12 @@ def listed() -> tuple[Any, ...]:
     free = display.size(capacity.of(store().home).disk)
     taken = display.size(disk.total(store().home)["models"])
     note = {"text": f"Base models take {taken}; {free} are free on this disk."}
-    return {**table, "ids": [one.name for one in found]}, note, "", gr.update(interactive=False)
+    return (
+        {**table, "ids": [display.valid(one.name) for one in found]},
+        note,
+        "",
+        gr.update(interactive=False),
+    )
 
 
 def state(one: Cached) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -138,3 +139,10 @@ def test_no_other_folder_is_named(home, cached, name):
     assert models.ask_delete(name) is None
     assert models.delete(event(name))[1]["kind"] == "bad"
     assert [one.name for one in cached_models.listed(models.store())] == [NAME]
+
+
+def test_a_name_that_no_page_can_hold_spoils_no_list(home):
+    os.makedirs(os.fsencode(home / "models") + b"/mod\xe8le")
+    table = models.listed()[0]
+    assert json.dumps(table, ensure_ascii=False).encode()
+    assert len(table["ids"]) == 1
