@@ -10,9 +10,10 @@ import errno
 import grp
 import os
 import pwd
+import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline import display
 ROOT = 0
 MOST_LINKS = 40  # on the way to a file, as for Linux
 CHANGE_SECONDS = 60.0  # after which a group is asked again who is in it: some are far away
+OCTAL = re.compile(rb"\\([0-7]{3})")  # how blanks are written in a list of mounts
 ACCESS_LIST = "system.posix_acl_access"  # an extended attribute; users named in it have the group's rights
 
 
@@ -31,11 +33,12 @@ def other(paths: Iterable[Path]) -> str:
     Raises OSError, for example if one of them is gone.
     """
     looked: set[tuple[Path, bool]] = set()
+    mounts = _mounts()
     for path in paths:
         *way, end = _steps(path)
         # On the way, a folder such as /tmp is closed: only the owner of what is there can exchange it.
         for step in {(step, True) for step in way} | {(end, False)} - looked:
-            if wrong := _open_to(*step):
+            if wrong := "" if _is_below_closed(step[0], mounts) else _open_to(*step):
                 return wrong
             looked.add(step)
     return ""
@@ -58,8 +61,6 @@ def _steps(path: Path) -> Iterator[Path]:
 
 def _open_to(path: Path, sticky: bool) -> str:
     """Who else may change a file or folder; a `sticky` folder counts as closed."""
-    if any(_is_closed(parent) for parent in path.parents):
-        return ""
     facts, name = path.lstat(), display.line(str(path))
     if facts.st_uid not in (ROOT, os.geteuid()):
         return f"{name} belongs to {_user(facts.st_uid)}"
@@ -76,6 +77,26 @@ def _open_to_group(path: Path, group: int, name: str) -> str:
             return f"an access list lets others write to {name}"
     private = _is_private(group, os.geteuid(), int(time.monotonic() // CHANGE_SECONDS))
     return "" if private else f"{_group(group)} may write to {name}"
+
+
+def _is_below_closed(path: Path, mounts: Set[Path]) -> bool:
+    """Whether nobody else gets to a path. What is mounted there may be open elsewhere."""
+    for step in (path, *path.parents):
+        if step in mounts:
+            return False
+        if _is_closed(step.parent):
+            return True
+    return False
+
+
+def _mounts() -> Set[Path]:
+    """Where file systems, or parts of one, are mounted: see mountinfo in proc(5)."""
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    return {Path(os.fsdecode(OCTAL.sub(_letter, line.split()[4]))) for line in lines}
+
+
+def _letter(written: re.Match[bytes]) -> bytes:
+    return bytes([int(written[1], 8)])
 
 
 def _is_closed(folder: Path) -> bool:

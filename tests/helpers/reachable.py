@@ -21,7 +21,7 @@ def folder() -> Iterator[Path]:
         made.chmod(0o711)
         if reason := writers.other([made]):
             pytest.skip(f"the temporary folder is open: {reason}")
-        if any(map(writers._is_closed, made.parents)):
+        if writers._is_below_closed(made, writers._mounts()):
             pytest.skip("the temporary folder is closed to other users")
         yield made
     finally:
