@@ -142,7 +142,7 @@ def test_no_other_folder_is_named(home, cached, name):
 
 
 def test_a_name_that_no_page_can_hold_spoils_no_list(home):
-    os.makedirs(os.fsencode(home / "models") + b"/mod\xe8le")
+    (home / "models" / os.fsdecode(b"mod\xe8le")).mkdir(parents=True)
     table = models.listed()[0]
     assert json.dumps(table, ensure_ascii=False).encode()
     assert len(table["ids"]) == 1
