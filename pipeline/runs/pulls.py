@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ def _begin(home: Path, key: str, version: Facts, login: str) -> str:
 
 
 def _start(home: Path, key: str, version: Facts, login: str) -> None:
-    others = [other for other in listed(home) if other["key"] != key]
+    others = _with_room(home, [other for other in listed(home) if other["key"] != key])
     if len(others) >= MOST_KNOWN:
         raise LabError(CROWDED.format(MOST_KNOWN))
     if sum(other["status"] == RUNNING for other in others) >= MOST:
@@ -138,6 +139,22 @@ def _start(home: Path, key: str, version: Facts, login: str) -> None:
         raise
     finally:
         os.close(lock)
+
+
+def _with_room(home: Path, others: list[Facts]) -> list[Facts]:
+    """Of as many as may be kept, forget those of which nothing is in `pulled/`, the oldest first.
+
+    Base models lie elsewhere, and are removed there.
+    """
+    for one in reversed(others[:]):
+        if len(others) < MOST_KNOWN:
+            break
+        there = folder(home, one["key"]).exists() or _beside(home, one["key"], "part").exists()
+        if one["status"] != RUNNING and not there:
+            with suppress(InputError, LabError):  # somebody removes or resumes it just now
+                remove(home, one["key"])
+                others.remove(one)
+    return others
 
 
 def stop(home: Path, key: str) -> None:

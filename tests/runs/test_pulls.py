@@ -103,9 +103,10 @@ def test_two_at_a_time(home: Path, az: Path) -> None:
 
 
 def test_as_many_are_known_as_may(home: Path, az: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is stopped at once leaves its facts, which the page reads with those of all others."""
+    """The page reads the facts of all, and shows what is here of each."""
     monkeypatch.setattr(pulls, "MOST_KNOWN", 1)
     key = start(home)
+    (part := home / "pulled" / f".{key}.part").mkdir()
     pulls.stop(home, key)
     until(lambda: known(home, key)["status"] == CANCELED, "it to end")
     with pytest.raises(LabError, match="1 models were pulled already, as many as may be kept; remove one"):
@@ -114,7 +115,25 @@ def test_as_many_are_known_as_may(home: Path, az: Path, monkeypatch: pytest.Monk
     pulls.stop(home, key)
     until(lambda: known(home, key)["status"] == CANCELED, "it to end again")  # none may be seen yet
     pulls.remove(home, key)
+    assert not part.exists()
     pulls.stop(home, start(home, "2"))
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_those_of_which_nothing_is_here_make_room(
+    home: Path, az: Path, monkeypatch: pytest.MonkeyPatch, base: bool
+) -> None:
+    """Else those that failed at once, or base models, which are removed elsewhere, close it to others."""
+    monkeypatch.setattr(pulls, "MOST_KNOWN", 2)
+    facts = {"tags": {}, "login": "cli", "message": "", "error": "no", "progress": 0.0, "status": FAILED}
+    for number in "12":
+        more = {"base": f"org--tiny-{number}", "kind": "hub"} if base else {}
+        pulls._write(home, {**facts, **version(number), "uri": number, "key": f"trips-{number}",
+                            "begun": float(number), **more})  # fmt: skip
+    key = start(home, "3")
+    assert [facts["version"] for facts in pulls.listed(home)] == ["3", "2"]
+    pulls.stop(home, key)
+    until(lambda: known(home, key)["status"] == CANCELED, "it to end")
 
 
 def test_a_login_that_is_none_is_said_and_what_there_is_can_be_removed(
