@@ -237,7 +237,8 @@ class Worker:
     def _start(self, devices: Sequence[str], run: str, stage: str) -> None:
         """Start the stage; if that cannot be done, the next step records why."""
         slot = devices[0]
-        job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage), devices=tuple(devices))
+        folder = self.store.folder(run, stage)
+        job = self.jobs[slot] = Job(run, stage, folder, devices=tuple(devices), waits=True)
         with self._apart(slot, job):
             # To wait for what is being imported already is faster than to import it again.
             job.waits = self._wants_warm(slot, run, stage) and self.warm.importing(slot)
@@ -255,7 +256,9 @@ class Worker:
             self._begin(slot, job)
 
     def _begin(self, slot: str, job: Job) -> None:
+        job.waits = True  # what goes wrong before it begins is tried again
         wanted = self.store.get(job.run).stage(job.stage).options.get("gpus", 1)
+        job.waits = False
         try:
             if wanted > len(job.devices):
                 raise LabError(sentences.too_few_gpus(wanted, len(self.gpus)))

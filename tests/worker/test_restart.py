@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -304,6 +305,26 @@ class TestOneRunAlone:
             assert store.get(run).status == RUNNING
         step_until(served, ended(store, run), "the end of the run")
         assert store.get(run).status == DONE
+
+    def test_what_goes_wrong_before_a_stage_begins_is_tried_again(
+        self, store: Store, stepper: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And nothing is taken for its process, or result, that an earlier attempt left."""
+        run = one_stage(store)
+        (folder := store.folder(run, "quantize")).mkdir()
+        (folder / "process.json").write_text(json.dumps({"pid": os.getpid()}))
+        (folder / RESULT).write_text('{"status": "failed", "error": "of an earlier attempt"}')
+        served, get, faults = stepper("finishes"), store.get, [LabError("locked"), LabError("locked")]
+
+        def locked(*given: str, **more: bool) -> Run:
+            if faults:
+                raise faults.pop()
+            return get(*given, **more)
+
+        monkeypatch.setattr(store, "get", locked)
+        step_until(served, lambda: not faults, "the faults")
+        step_until(served, ended(store, run), "the end of the run")
+        assert (store.get(run).status, len(served.troubles)) == (DONE, 2)
 
     def test_two_that_were_left_on_one_device_are_seen_to_in_turn(self, store: Store, stepper: Make) -> None:
         (first, _), second = self.claimed(store), one_stage(store, "second")
