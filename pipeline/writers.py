@@ -1,7 +1,8 @@
 """Whether another user of this machine could change what a path leads to, as sshd asks it of its keys.
 
 Whoever may write to a folder can exchange its files while they are read, for links to what only the reader
-may read. Root could do so anyway.
+may read. Root could do so anyway. A folder that is open counts as open also below one that is closed: it may
+be mounted elsewhere.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ import errno
 import grp
 import os
 import pwd
-import re
 import stat
 import time
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,6 @@ from pipeline import display
 ROOT = 0
 MOST_LINKS = 40  # on the way to a file, as for Linux
 CHANGE_SECONDS = 60.0  # after which a group is asked again who is in it: some are far away
-OCTAL = re.compile(rb"\\([0-7]{3})")  # how blanks are written in a list of mounts
 ACCESS_LIST = "system.posix_acl_access"  # an extended attribute; users named in it have the group's rights
 
 
@@ -33,12 +32,11 @@ def other(paths: Iterable[Path]) -> str:
     Raises OSError, for example if one of them is gone.
     """
     looked: set[tuple[Path, bool]] = set()
-    mounts = _mounts()
     for path in paths:
         *way, end = _steps(path)
         # On the way, a folder such as /tmp is closed: only the owner of what is there can exchange it.
         for step in {(step, True) for step in way} | {(end, False)} - looked:
-            if wrong := "" if _is_below_closed(step[0], mounts) else _open_to(*step):
+            if wrong := _open_to(*step):
                 return wrong
             looked.add(step)
     return ""
@@ -77,32 +75,6 @@ def _open_to_group(path: Path, group: int, name: str) -> str:
             return f"an access list lets others write to {name}"
     private = _is_private(group, os.geteuid(), int(time.monotonic() // CHANGE_SECONDS))
     return "" if private else f"{_group(group)} may write to {name}"
-
-
-def _is_below_closed(path: Path, mounts: Set[Path]) -> bool:
-    """Whether nobody else gets to a path. What is mounted there may be open elsewhere."""
-    for step in (path, *path.parents):
-        if step in mounts:
-            return False
-        if _is_closed(step.parent):
-            return True
-    return False
-
-
-def _mounts() -> Set[Path]:
-    """Where file systems, or parts of one, are mounted: see mountinfo in proc(5)."""
-    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    return {Path(os.fsdecode(OCTAL.sub(_letter, line.split()[4]))) for line in lines}
-
-
-def _letter(written: re.Match[bytes]) -> bytes:
-    return bytes([int(written[1], 8)])
-
-
-def _is_closed(folder: Path) -> bool:
-    """Whether nobody else gets to what is in a folder, whatever is allowed there."""
-    facts = folder.lstat()
-    return facts.st_uid in (ROOT, os.geteuid()) and not facts.st_mode & (stat.S_IXGRP | stat.S_IXOTH)
 
 
 @lru_cache(maxsize=256)

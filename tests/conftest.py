@@ -54,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Threads of two processes on the same cores spin while they wait for each other: a training step of a tiny
     model then takes ten times as long. What a test starts inherits its cores.
     """
+    os.umask(0o022)  # whatever the machine's: models that others may write to are not offered
     worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{end}", "") for end in ("", "_COUNT"))
     if worker and config.getoption("markexpr") == "chain":
         mine = sorted(os.sched_getaffinity(0))[int(worker[2:]) :: int(count)]
