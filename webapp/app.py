@@ -29,6 +29,7 @@ from pipeline.errors import LabError, sentence
 from pipeline.exports import row_view
 from pipeline.exports.chat import chat_processes
 from pipeline.inputs.data import lengths
+from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, disk
 from pipeline.runs.voting.judge_client import Judge
@@ -320,6 +321,7 @@ async def _tend(home: Path) -> None:
     hourly: dict[str, Callable[[], Awaitable[object]]] = {
         "remove deleted runs": lambda: threads.run(threads.UPKEEP, disk.purge, store()),
         "remove old prompts": lambda: threads.run(threads.UPKEEP, disk.tidy_prompts, store()),
+        "remove unused tokenizers": partial(threads.run, threads.UPKEEP, base_models.tidy_tokenizers, home),
         "remove old uploads": partial(threads.run, threads.UPKEEP, uploads.tidy, UPLOAD_AGE_SECONDS),
         "remove old conversations": partial(threads.run, threads.UPKEEP, talks.tidy, home),
     }

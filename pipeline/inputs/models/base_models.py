@@ -288,18 +288,20 @@ def _tokenizer_alone(model: Model, home: Path, folder: Path) -> Path:
             files.make_room(home, 0)
             _get_tokenizer(model, part)
             part.replace(kept)
-            _tidy_tokenizers(kept.parent)
+            tidy_tokenizers(home)
         os.utime(kept)
     return kept
 
 
-def _tidy_tokenizers(folder: Path) -> None:
-    """Remove the longest unused of many: one stays for each model that anybody has named."""
+def tidy_tokenizers(home: Path) -> None:
+    """Remove the longest unused of many, one stays for each model that anybody has named; and what killed
+    processes left."""
     used: list[tuple[float, Path]] = []
-    for path in folder.glob("[!.]*"):
+    left: list[tuple[float, Path]] = []
+    for path in (home / "models" / ".tokenizers").glob("[!.]*"):
         with suppress(FileNotFoundError):  # others tidy too
-            used += [(path.stat().st_mtime, path)] if path.suffix != ".part" else []
-    for when, path in sorted(used)[:-MOST_TOKENIZERS]:
+            (left if path.suffix == ".part" else used).append((path.stat().st_mtime, path))
+    for when, path in (*sorted(used)[:-MOST_TOKENIZERS], *left):
         if time.time() - when > UNUSED_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -427,12 +427,12 @@ def test_of_many_tokenizers_those_unused_for_longest_go(
 ) -> None:
     """Whoever names a model on the Data tab has its tokenizer fetched."""
     monkeypatch.setattr(base_models, "MOST_TOKENIZERS", 2)
-    for name, hours in (("a", 5), ("b", 4), ("c", 0.5), ("d", 0.2), ("e", 0)):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - 3600 * hours,) * 2)
-    (tmp_path / "f.part").mkdir()
-    base_models._tidy_tokenizers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "e", "f.part"]
+    kept = tmp_path / "models" / ".tokenizers"
+    for name, hours in (("a", 5), ("b", 4), ("c", 0.5), ("d", 0.2), ("e", 0), ("f.part", 0), ("g.part", 2)):
+        (kept / name).mkdir(parents=True)
+        os.utime(kept / name, (time.time() - 3600 * hours,) * 2)
+    base_models.tidy_tokenizers(tmp_path)
+    assert sorted(path.name for path in kept.iterdir()) == ["c", "d", "e", "f.part"]
 
 
 SECRET = "hf_of_the_labs_user"
