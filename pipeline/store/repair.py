@@ -35,6 +35,7 @@ REBUILT = "The record of this run was lost and read again from its folder; retry
 UNFIT = (
     LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError,
     sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
+    *run_file.UNREAD,
 )  # fmt: skip
 
 
@@ -113,8 +114,9 @@ def _complete(db: sqlite3.Connection, home: Path, since: float) -> tuple[int, in
     """Add runs found only in folders, and what stages did after `since`; return how many runs were added, and
     how many could not be read, which keeps no other."""
     known = {row["id"] for row in db.execute("SELECT id FROM runs")}
-    added = unfit = 0
-    for facts in run_file.all_of(home / "runs"):
+    found, unfit = run_file.all_of(home / "runs")
+    added = 0
+    for facts in found:
         db.execute("SAVEPOINT one")
         try:
             added += _take_over(db, home, facts, known, since)

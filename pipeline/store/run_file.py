@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pipeline.system.files import write_whole
 
 FILE = "run.json"
+UNREAD = (PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 def write(folder: Path, facts: dict[str, Any]) -> None:
@@ -25,10 +27,19 @@ def read(path: Path) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) else None
 
 
-def all_of(runs: Path) -> list[dict[str, Any]]:
-    """The runs that have a folder, oldest first."""
-    found = [read(folder / FILE) for folder in runs.iterdir()]
-    return sorted((facts for facts in found if facts), key=_created)
+def all_of(runs: Path) -> tuple[list[dict[str, Any]], int]:
+    """The runs that have a folder, oldest first, and how many folders are not ours to read."""
+    found, unread = [], 0
+    for folder in runs.iterdir():
+        try:
+            found.append(read(folder / FILE))
+        except UNREAD:
+            unread += 1
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # a link to itself
+                raise
+            unread += 1
+    return sorted((facts for facts in found if facts), key=_created), unread
 
 
 def _created(facts: dict[str, Any]) -> float:

@@ -165,6 +165,32 @@ def test_a_folder_that_cannot_be_read_keeps_no_other(store: Store, file: str, co
     assert "(1 run added). 1 folder of runs could not be read." in str(again.notice())
 
 
+def as_folder(folder: Path) -> None:
+    (folder / "run.json").unlink()
+    (folder / "run.json").mkdir()
+
+
+def as_link_to_itself(folder: Path) -> None:
+    (folder / "run.json").unlink()
+    (folder / "run.json").symlink_to("run.json")
+
+
+def with_result_folder(folder: Path) -> None:
+    (folder / "quantize" / "result.json").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("spoil", [as_folder, as_link_to_itself, with_result_folder])
+def test_a_folder_that_is_not_ours_to_read_keeps_no_other(
+    store: Store, spoil: Callable[[Path], None]
+) -> None:
+    bad, good = plant(store), plant(store, name="good")
+    spoil(store.folder(bad))
+    store.path.unlink()
+    again = Store(store.home)
+    assert [run.id for run in again.list()] == [good]
+    assert "1 folder of runs could not be read." in str(again.notice())
+
+
 def test_what_is_nested_without_end_is_no_run(store: Store) -> None:
     bad, good = plant(store), plant(store, name="good")
     (store.folder(bad) / "run.json").write_text("[" * 100_000)
