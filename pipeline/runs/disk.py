@@ -146,11 +146,12 @@ def purge(store: Store, older_than: float = DAY) -> list[str]:
         if not store.forget(run.id, time.time() - older_than):
             continue
         gone.append(run.id)
+        if (
+            aside := _aside(store.folder(run.id))
+        ) is not None:  # first: after a repair it would be a run again
+            asides.append(aside)
         unused = _candidates(store.home, store.inventory())
-        moved = _free(store, {path: name for path, name in unused.items() if name in names}, young=0.0)
-        if (aside := _aside(store.folder(run.id))) is not None:
-            moved[aside] = run.id
-        asides += moved
+        asides += _free(store, {path: name for path, name in unused.items() if name in names}, young=0.0)
     _delete(asides)
     return gone
 

@@ -77,7 +77,7 @@ def is_lost(home: Path, path: Path) -> bool:
     """Whether a home without a database had one."""
     if any(copy.exists() for copy in backup.paths(path)):
         return True
-    return next((home / "runs").glob(f"*/{run_file.FILE}"), None) is not None
+    return next((home / "runs").glob(f"[!.]*/{run_file.FILE}"), None) is not None
 
 
 def _is_good(copy: Path) -> bool:

@@ -30,7 +30,7 @@ def read(path: Path) -> dict[str, Any] | None:
 def all_of(runs: Path) -> tuple[list[dict[str, Any]], int]:
     """The runs that have a folder, oldest first, and how many folders are not ours to read."""
     found, unread = [], 0
-    for folder in runs.iterdir():
+    for folder in runs.glob("[!.]*"):  # hidden are those that are being deleted
         try:
             found.append(read(folder / FILE))
         except UNREAD:

@@ -224,7 +224,7 @@ class Worker:
             except (LabError, OSError) as error:  # for example a full disk; nothing is lost, and it may pass
                 self.troubles.append(error)
             if self.troubles:
-                with suppress(OSError):
+                with suppress(OSError, ValueError):  # a full disk, or a log that takes no such letters
                     print(sentence(self.troubles[0]), flush=True)
                 self.troubles.clear()
                 time.sleep(TROUBLE_SECONDS)

@@ -257,6 +257,23 @@ class TestCollect:
         assert not store.folder(run).exists()
         assert [path.name for path in store.runs.iterdir()] == []
 
+    def test_what_goes_wrong_after_a_run_is_forgotten_leaves_nothing_of_it(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A repair would take its folder for a run that waits, and it would run."""
+        run = plant(store)
+        store.request_cancel(run)
+        store.delete(run)
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "_free", lambda *_, **__: killed(Path()))
+            with pytest.raises(KeyboardInterrupt):
+                disk.purge(store, older_than=-1.0)
+        store.path.unlink()
+        again = Store(store.home)
+        assert again.list() == []
+        disk.purge(again)
+        assert list(store.runs.iterdir()) == []
+
     def test_only_empty_folders_of_unknown_runs_go(self, store: Store) -> None:
         run = plant(store)
         for name in ("empty", "full"):
