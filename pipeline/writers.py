@@ -81,8 +81,11 @@ def _open_to_group(path: Path, group: int, name: str) -> str:
 def _is_private(group: int, me: int, _minute: int) -> bool:
     """Whether a group has a user, and nobody else but root: many systems give each user such a group.
 
-    A directory of users (LDAP) need not list all: where the user is not seen, others may not be either.
+    A directory of users (LDAP) need not list all: where the user is not seen, others may not be either. And
+    containers give root's group to users that have no name.
     """
+    if group == ROOT:
+        return False
     try:
         names = set(grp.getgrgid(group).gr_mem)
     except KeyError:

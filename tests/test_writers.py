@@ -125,6 +125,11 @@ def test_a_private_group_has_nobody_else(
     assert writers._is_private.__wrapped__(77, ME, 0) is private
 
 
+def test_the_group_of_root_is_nobodys_own() -> None:
+    """`docker run -u 1234` has it."""
+    assert not writers._is_private.__wrapped__(0, 0, 0)
+
+
 def test_an_access_list_counts_with_the_groups_right_to_write(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
