@@ -155,6 +155,10 @@ class Worker:
             self.store.finish(job.run, job.stage, FAILED, error=sentence(why))
             if self.jobs.get(slot) is job:  # else its next stage has it, or none
                 self.jobs.pop(slot)
+            job.ended()  # else its process would stay as a zombie
+            if slot != PUBLISH_SLOT:
+                graph.forget(self.store.folder(job.run, graph.TRAINING))
+                webhook.tell(self.store.get(job.run))
         except Exception as trouble:
             self.troubles.append(trouble)
 
@@ -370,8 +374,10 @@ class Worker:
     def _sweep(self, job: Job) -> None:
         """Delete what a publish that was killed had no time to: it may be as large as a model."""
         from pipeline.publish import checks, local
+        from pipeline.publish.foundry import publisher as foundry
 
         local.sweep(self.store.home)
+        foundry.sweep(self.store.home)
         for left in (job.folder / TEMPORARY, self.store.home / checks.CHECKED):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -206,8 +206,11 @@ class _Version:
         try:
             part.mkdir(mode=0o700, parents=True)
             facts = self._answered(source, told, part)
+            mark = _mark(self.home)
+            mark.write_text(str(target), "utf-8")
             part.rename(target)
             self._register(target, facts["id"])
+            mark.unlink()
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return facts
@@ -234,6 +237,20 @@ class _Version:
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
+
+
+def sweep(home: Path) -> None:
+    """Remove what a killed publish left: a version that was not registered yet, and what went into it."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(_mark(home).read_text("utf-8"), ignore_errors=True)
+        _mark(home).unlink()
+    shutil.rmtree(home / environment.FOLDER / BOUND, ignore_errors=True)
+    version_folder.clear(home / environment.FOLDER / MODELS)
+
+
+def _mark(home: Path) -> Path:
+    """Names the version that is being registered: its folder is whole, and no list has it."""
+    return home / environment.FOLDER / "registering"
 
 
 def compare(ours: list[Answer], theirs: list[Answered]) -> int:

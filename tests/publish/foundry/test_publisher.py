@@ -76,6 +76,7 @@ def test_the_real_runtime_answers_before_it_counts(store: Store, planted: Plante
     assert entered == {"trips-generic-cpu:1": str(folder)}
     assert "Knows the valley." in (folder / "README.md").read_text()
     assert publish(store, planted())["version"] == "2"
+    assert not publisher._mark(store.home).exists()
 
 
 @pytest.mark.chain
@@ -185,6 +186,20 @@ def test_a_runtime_that_fails_leaves_nothing(
     ):
         publish(store, planted(), patience=1)
     assert left(store) == []
+
+
+def test_one_that_is_killed_while_it_is_registered_is_removed(store: Store) -> None:
+    """Its folder is whole, and no list has it, so nobody could."""
+    folder = store.home / publisher.environment.FOLDER
+    for name in ("models/olive-lab/m-generic-cpu-1", "models/olive-lab/.m-generic-cpu-2.part", "bound.part"):
+        (folder / name).mkdir(parents=True)
+    (kept := folder / "models" / "olive-lab" / "k-generic-cpu-1").mkdir()
+    publisher._mark(store.home).write_text(str(folder / "models/olive-lab/m-generic-cpu-1"))
+    publisher.sweep(store.home)
+    assert list((folder / "models" / "olive-lab").iterdir()) == [kept]
+    assert [path.name for path in folder.iterdir()] == ["models"]
+    publisher.sweep(store.home)
+    assert kept.is_dir()
 
 
 def test_a_catalogue_that_fails_leaves_nothing(
