@@ -49,7 +49,8 @@ def listed(inputs: Any, where: str, *values: Any) -> tuple[Any, ...]:
     with suppress(InputError):  # the form does not name one yet
         kept = version_tables.of_azure(store().home, azure.place_of(inputs, values))
     empty = f"{kept}: it has no registered model yet." if kept else NOT_ASKED
-    found = [*(kept.versions if kept else []), *version_tables.unlisted(store().home)]
+    shown = kept.versions if kept else []
+    found = [*shown, *version_tables.pulled(store().home, shown)]
     table = version_tables.table(found, where, empty, str(kept or ""))
     return table, None, gr.update(visible=False)
 

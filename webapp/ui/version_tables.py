@@ -26,7 +26,7 @@ from pipeline.publish.azure.workspace import MOST_MODELS
 from pipeline.runs import pulls
 from pipeline.store import Store
 from pipeline.store.run import DONE, Run
-from pipeline.system.files import write_whole
+from pipeline.system.files import make_room, write_whole
 from webapp.ui import choices, views
 
 LOCAL, AZURE = "local", "azureml"
@@ -34,6 +34,7 @@ FOLDER = "azure-models"
 # What is kept of a version in Azure, where anybody may write at length:
 LONGEST_FACT = 2000  # characters of a description, a tag or a property
 LONGEST_FACT_NAME = 200
+MOST_LISTS = 8  # of workspaces, whose versions are kept: a look at one of them may read all
 MOST_FACTS = 100  # tags, and properties,
 LARGEST_FACTS = 1 << 15  # and characters of all their names and values
 LARGEST_ANSWER = 64 << 20  # bytes of a workspace's versions; five hundred that are full of facts have less
@@ -87,37 +88,46 @@ def ask_azure(home: Path, where: Place) -> list[Version]:
 
 
 def keep(home: Path, where: Place, found: list[Version]) -> None:
-    """Cache versions as the current answer of a workspace."""
+    """Cache versions as the current answer of a workspace; the oldest of many answers make room."""
     file = _file(home, where)
     file.parent.mkdir(mode=0o700, exist_ok=True)
+    others = sorted((path.stat().st_mtime, path) for path in _files(home) if path != file)
+    for _, path in others[: len(others) + 1 - MOST_LISTS]:
+        path.unlink(missing_ok=True)
+    make_room(home, 0)
     write_whole(file, {"place": str(where), "asked": time.time(), "versions": found}, shared=True)
 
 
 def one(store: Store, where: str, chosen: str) -> Version:
     """The version with that id, in any workspace. Raises InputError if it is no longer listed."""
-    found = of_lab(store) if where == LOCAL else [*_of_all_lists(store.home), *unlisted(store.home)]
+    found = of_lab(store)
+    if where == AZURE:
+        found = _of_all_lists(store.home)
+        found += pulled(store.home, found)
     version = next((version for version in found if version["id"] == chosen), None)
     if version is None:
         raise InputError("This version is no longer in the list; refresh the list and choose again.")
     return version
 
 
-def unlisted(home: Path) -> list[Version]:
-    """What was pulled, or is here in part, and is in no list of Azure any more: it can be removed here."""
-    listed = {version["id"] for version in _of_all_lists(home)}
-    return [
-        _bounded({
-            "id": known["uri"], "name": known["name"], "version": known["version"], "tags": known["tags"],
-            "properties": {}, "created": "", "description": NOT_LISTED, "bytes": None,
-            "path": str(pulls.folder(home, known["key"])),
-        })
-        for known in pulls.listed(home)
-        if "base" not in known and known["uri"] not in listed
-    ]  # fmt: skip
+def pulled(home: Path, shown: list[Version]) -> list[Version]:
+    """What was pulled, or is here in part, besides what is shown: so that it can be removed."""
+    listed = {version["id"]: version for version in _of_all_lists(home)}
+    ids = {version["id"] for version in shown}
+    found = [known for known in pulls.listed(home) if "base" not in known and known["uri"] not in ids]
+    return [listed.get(known["uri"]) or _unlisted(home, known) for known in found]
+
+
+def _unlisted(home: Path, known: pulls.Facts) -> Version:
+    return _bounded({
+        "id": known["uri"], "name": known["name"], "version": known["version"], "tags": known["tags"],
+        "properties": {}, "created": "", "description": NOT_LISTED, "bytes": None,
+        "path": str(pulls.folder(home, known["key"])),
+    })  # fmt: skip
 
 
 def _of_all_lists(home: Path) -> list[Version]:
-    lists = [_kept(file) for file in (home / FOLDER).glob("[!.]*.json")]
+    lists = [_kept(file) for file in _files(home)]
     return [version for kept in lists if kept for version in kept.versions]
 
 
@@ -230,8 +240,13 @@ def _some(given: dict[str, Any]) -> dict[str, str]:
 
 
 def _file(home: Path, where: Place) -> Path:
-    digest = hashlib.sha256(f"{where.path} {where.registry}".encode()).hexdigest()
+    # Azure takes names in any case, and each would be a list of its own.
+    digest = hashlib.sha256(f"{where.path} {where.registry}".casefold().encode()).hexdigest()
     return home / FOLDER / f"{digest[:16]}.json"
+
+
+def _files(home: Path) -> list[Path]:
+    return list((home / FOLDER).glob("[!.]*.json"))
 
 
 def _kept(file: Path) -> Kept | None:
@@ -245,7 +260,7 @@ def _kept(file: Path) -> Kept | None:
         return None
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=MOST_LISTS)
 def _read_kept(file: Path, _inode: int, _changed: int, _size: int) -> Kept:
     """The same, read once until it changes: each click on a version asks for all. Raises what it may."""
     found = json.loads(file.read_text("utf-8"))

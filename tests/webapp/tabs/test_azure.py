@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -290,7 +292,8 @@ def test_what_was_pulled_and_is_listed_no_more_can_be_removed(store, home, input
     key, failed = version_tables.key(row), {"status": "failed", "error": "no", "progress": 0.0, "begun": 1.0}
     facts = {"key": key, "uri": chosen, "name": "trips", "version": "1", "tags": row["tags"], "login": "cli"}
     pulls._write(home, {**facts, **failed, "message": ""})
-    assert version_tables.unlisted(home) == []
+    assert version_tables.pulled(home, [row]) == []
+    assert version_tables.pulled(home, []) == [row], "the list of another workspace is shown"
     version_tables.keep(home, TRAVEL, [])
     place = values(inputs, **PLACE)
     assert models.listed(inputs, "azureml", *place)[0]["ids"] == [chosen]
@@ -313,6 +316,20 @@ def test_a_size_that_is_none_spoils_no_list(home, digits):
     assert row["bytes"] is None
     assert len(json.dumps(version_tables.table([row], "azureml", "", ""))) < 10_000
     assert len(json.dumps(version_tables.details(row))) < 20_000
+
+
+def test_the_oldest_lists_make_room_and_a_place_has_one_however_it_is_written(home, monkeypatch):
+    """A look at one may read all, and anybody can name places."""
+    monkeypatch.setattr(version_tables, "MOST_LISTS", 2)
+    version_tables.keep(home, TRAVEL, [])
+    loud = dataclasses.replace(TRAVEL, workspace=TRAVEL.workspace.upper())
+    version_tables.keep(home, loud, [])
+    assert len(version_tables._files(home)) == 1
+    os.utime(version_tables._file(home, TRAVEL), (1.0, 1.0))
+    others = [dataclasses.replace(TRAVEL, workspace=name) for name in ("one", "two")]
+    for place in others:
+        version_tables.keep(home, place, [])
+    assert set(version_tables._files(home)) == {version_tables._file(home, place) for place in others}
 
 
 def test_texts_that_no_page_can_hold_spoil_no_list(home):
