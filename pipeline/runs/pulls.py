@@ -45,10 +45,17 @@ _begun: list[subprocess.Popen[bytes]] = []  # kept until they end, so that none 
 Facts = dict[str, Any]  # key, uri, name, version, login, tags, status, message, error, progress, and bytes
 
 
-def key_of(name: str, version: str, uri: str) -> str:
-    """The key of a version; one with the same name in another workspace has a different key."""
+def key_of(home: Path, name: str, version: str, uri: str) -> str:
+    """The key of a version; one with the same name in another workspace has a different key.
+
+    It has half of the address's hash: who writes addresses must not find two alike. Of former releases it had
+    a few letters; what they pulled keeps its key.
+    """
     words = re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{version}")  # usable as a folder name
-    return f"{words}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(uri.encode()).hexdigest()
+    former = f"{words}-{digest[:8]}"
+    known = _read(home, former)
+    return former if known is not None and known.get("uri") == uri else f"{words}-{digest[:32]}"
 
 
 def folder(home: Path, key: str) -> Path:
@@ -87,12 +94,12 @@ def start(home: Path, version: Facts, login: str) -> str:
 
     One that is complete or being pulled is left alone. Raises LabError if two others are being pulled.
     """
-    return _begin(home, key_of(version["name"], version["version"], version["id"]), version, login)
+    return _begin(home, key_of(home, version["name"], version["version"], version["id"]), version, login)
 
 
 def start_base(home: Path, model: Model) -> str:
     """Start or resume downloading a base model; returns its key. Raises LabError as `start` does."""
-    key = key_of(model.id.rpartition("/")[2][:80], model.revision[:12], f"base {model.pinned}")
+    key = key_of(home, model.id.rpartition("/")[2][:80], model.revision[:12], f"base {model.pinned}")
     version = {"id": model.pinned, "name": model.id, "version": model.revision, "tags": {}}
     return _begin(home, key, {**version, "base": model.folder(home).name, "kind": model.kind}, "")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,11 +159,19 @@ def test_a_login_that_is_none_is_said_and_what_there_is_can_be_removed(
         pulls.remove(home, key)
 
 
-def test_another_workspace_s_of_that_name_is_another_one() -> None:
-    keys = {pulls.key_of("trips", "1", uri) for uri in ("azureml://a", "azureml://b")}
+def test_another_workspace_s_of_that_name_is_another_one(home: Path) -> None:
+    keys = {pulls.key_of(home, "trips", "1", uri) for uri in ("azureml://a", "azureml://b")}
     assert len(keys) == 2
-    assert all(key.startswith("trips-1-") for key in keys)
-    assert "/" not in pulls.key_of("../../trips", "1", "azureml://a")
+    assert all(re.fullmatch("trips-1-[0-9a-f]{32}", key) for key in keys), "too long to find two alike"
+    assert "/" not in pulls.key_of(home, "../../trips", "1", "azureml://a")
+
+
+def test_what_a_former_release_has_pulled_keeps_its_key(home: Path) -> None:
+    former = f"trips-1-{hashlib.sha256(b'azureml://a').hexdigest()[:8]}"
+    pulls._write(home, {"key": former, "uri": "azureml://a"})
+    assert pulls.key_of(home, "trips", "1", "azureml://a") == former
+    pulls._write(home, {"key": former, "uri": "azureml://another with the same few letters"})
+    assert pulls.key_of(home, "trips", "1", "azureml://a") != former
 
 
 def test_one_that_was_ended_at_the_last_moment_is_here(home: Path, az: Path) -> None:

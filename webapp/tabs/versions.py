@@ -109,9 +109,9 @@ def copy(where: str, chosen: str) -> tuple[Any, ...]:
     except LabError:  # the list has changed meanwhile
         return (gr.skip(),) * 6
     comparable = version_tables.comparable(store(), where, version)
-    known = pulls.facts(store().home, version_tables.key(version)) if where == AZURE else None
+    known = pulls.facts(store().home, version_tables.key(store().home, version)) if where == AZURE else None
     here = known is not None and known["status"] == DONE
-    folder = pulls.folder(store().home, version_tables.key(version))
+    folder = pulls.folder(store().home, version_tables.key(store().home, version))
     return (
         comparable,
         gr.update(interactive=bool(comparable)),
@@ -152,7 +152,8 @@ def ask_remove() -> dict[str, Any]:
 def remove(where: str, chosen: str) -> tuple[Any, ...]:
     """Remove the local copy of a version: a notice, and `copy`."""
     try:
-        pulls.remove(store().home, version_tables.key(version_tables.one(store(), where, chosen)))
+        version = version_tables.one(store(), where, chosen)
+        pulls.remove(store().home, version_tables.key(store().home, version))
     except (LabError, OSError) as error:
         return {"text": sentence(error), "kind": "bad"}, *(gr.skip(),) * 6
     return {"text": "The copy was removed."}, *copy(where, chosen)

@@ -186,16 +186,16 @@ def differences(one: Version, other: Version) -> views.Table:
     )  # fmt: skip
 
 
-def key(version: Version) -> str:
+def key(home: Path, version: Version) -> str:
     """The key of a version from Azure once it is pulled."""
-    return pulls.key_of(version["name"], version["version"], version["id"])
+    return pulls.key_of(home, version["name"], version["version"], version["id"])
 
 
 def comparable(store: Store, where: str, version: Version) -> str:
     """The value in `choices.exports` for a version: itself if it is here, else its run; "" if neither is."""
     if where == LOCAL:
         return choices.registry_key(version)
-    known = pulls.facts(store.home, key(version))
+    known = pulls.facts(store.home, key(store.home, version))
     if known is not None and choices.answers(store, known):
         return choices.PULLED + str(known["key"])
     run = run_of(store, version)

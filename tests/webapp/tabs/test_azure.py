@@ -289,7 +289,10 @@ def test_what_was_pulled_and_is_listed_no_more_can_be_removed(store, home, input
     """Else copies that nobody can see fill the disk, and all that may be kept."""
     (chosen,) = kept(home, version("1", tags={"base": "starter"}))
     (row,) = version_tables.of_azure(home, TRAVEL).versions
-    key, failed = version_tables.key(row), {"status": "failed", "error": "no", "progress": 0.0, "begun": 1.0}
+    key, failed = (
+        version_tables.key(home, row),
+        {"status": "failed", "error": "no", "progress": 0.0, "begun": 1.0},
+    )
     facts = {"key": key, "uri": chosen, "name": "trips", "version": "1", "tags": row["tags"], "login": "cli"}
     pulls._write(home, {**facts, **failed, "message": ""})
     assert version_tables.pulled(home, [row]) == []
