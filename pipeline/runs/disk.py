@@ -326,8 +326,8 @@ def _is_young(folder: Path, seconds: float) -> bool:
         times = [path.lstat().st_mtime for path in (folder, *folder.iterdir())]
         if folder.parent.name == DATASETS:
             times.append(_last_used(folder))
-    except FileNotFoundError:
-        return True  # just renamed, by its maker or by another deletion
+    except (FileNotFoundError, PermissionError):
+        return True  # just renamed, by its maker or by another deletion; or not ours, so it stays
     return seconds > 0 and time.time() - max(times) < seconds
 
 

@@ -142,10 +142,10 @@ def make_room(folder: Path, size: int) -> None:
 
 
 def visible(folder: Path) -> list[Path]:
-    """The files in a folder that are not hidden; none if it is not there, or is removed just now."""
+    """The files in a folder that are not hidden; none if it is not there or not ours, or just removed."""
     try:
         return [path for path in folder.iterdir() if path.name[0] != "." and path.is_file()]
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return []
 
 

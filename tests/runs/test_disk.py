@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,30 @@ class TestCollect:
         assert again.list() == []
         disk.purge(again)
         assert list(store.runs.iterdir()) == []
+
+    def test_a_folder_that_is_not_ours_to_read_keeps_nothing_else(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that somebody made with sudo."""
+        other, run = made(store.home, "k").folder, plant(store)
+        store.request_cancel(run)
+        store.delete(run)
+        closed = store.home / "datasets" / ("a" * 64)
+        closed.mkdir(parents=True)
+        iterdir, scandir = Path.iterdir, os.scandir
+
+        def refused(path: Any, real: Callable[[Any], Any]) -> Any:
+            if str(path) == str(closed):
+                raise PermissionError(errno.EACCES, "Permission denied", str(closed))
+            return real(path)
+
+        monkeypatch.setattr(Path, "iterdir", lambda path: refused(path, iterdir))
+        monkeypatch.setattr(os, "scandir", lambda path=".": refused(path, scandir))
+        assert disk.purge(store, older_than=-1.0) == [run]
+        assert disk.collect(store).results == ["quantize-k"]
+        assert disk.datasets_make_room(store.home, 5)
+        assert not other.exists()
+        assert closed.is_dir()
 
     def test_only_empty_folders_of_unknown_runs_go(self, store: Store) -> None:
         run = plant(store)

@@ -87,7 +87,7 @@ def _kept(home: Path) -> Iterator[tuple[Path, float]]:
 
 def _in(folder: Path) -> Iterator[tuple[Path, float]]:
     """The datasets of a folder, which has one, and when it was last used."""
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as files:
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(folder) as files:
         for file in files:
             if not file.name.startswith(".") and file.is_file():
                 facts = file.stat()
