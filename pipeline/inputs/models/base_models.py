@@ -285,10 +285,10 @@ def _tokenizer_alone(model: Model, home: Path, folder: Path) -> Path:
         ):  # an earlier release may have left only half of it
             shutil.rmtree(kept, ignore_errors=True)
             part = kept.with_name(f"{kept.name}.part")
+            tidy_tokenizers(home)  # which may make the room
             files.make_room(home, 0)
             _get_tokenizer(model, part)
             part.replace(kept)
-            tidy_tokenizers(home)
         os.utime(kept)
     return kept
 
@@ -297,13 +297,23 @@ def tidy_tokenizers(home: Path) -> None:
     """Remove the longest unused of many, one stays for each model that anybody has named; and what killed
     processes left."""
     used: list[tuple[float, Path]] = []
-    left: list[tuple[float, Path]] = []
     for path in (home / "models" / ".tokenizers").glob("[!.]*"):
+        if path.suffix == ".part":
+            _drop_left(path)
+            continue
         with suppress(FileNotFoundError):  # others tidy too
-            (left if path.suffix == ".part" else used).append((path.stat().st_mtime, path))
-    for when, path in (*sorted(used)[:-MOST_TOKENIZERS], *left):
+            used.append((path.stat().st_mtime, path))
+    for when, path in sorted(used)[:-MOST_TOKENIZERS]:
         if time.time() - when > UNUSED_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _drop_left(part: Path) -> None:
+    """Remove half a tokenizer, unless somebody is fetching it."""
+    lock = locks.take(part.with_name(f".{part.stem}.lock"))
+    if lock is not None:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(lock)
 
 
 def _get_tokenizer(model: Model, part: Path) -> None:
