@@ -116,8 +116,10 @@ class Worker:
             self.jobs[devices[0]] = job
             with self._apart(devices[0], job):
                 self._recover(devices[0], job)
+        ours = {job.run for job in self.jobs.values()}  # the next stage of one is about to be taken
         for run in self.store.between_stages():
-            self.store.requeue(run)
+            if run not in ours:
+                self.store.requeue(run)
         return whole
 
     def _recover(self, slot: str, job: Job) -> None:
@@ -156,7 +158,9 @@ class Worker:
             if self.jobs.get(slot) is job:  # else its next stage has it, or none
                 self.jobs.pop(slot)
             job.ended()  # else its process would stay as a zombie
-            if slot != PUBLISH_SLOT:
+            if slot == PUBLISH_SLOT:
+                self._sweep(job)
+            else:
                 graph.forget(self.store.folder(job.run, graph.TRAINING))
                 webhook.tell(self.store.get(job.run))
         except Exception as trouble:

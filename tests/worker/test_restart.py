@@ -326,6 +326,23 @@ class TestOneRunAlone:
         step_until(served, ended(store, run), "the end of the run")
         assert (store.get(run).status, len(served.troubles)) == (DONE, 2)
 
+    def test_a_run_whose_next_stage_is_about_to_be_taken_is_not_queued_beside_it(
+        self, store: Store, stepper: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another device could take it up."""
+        run, served = plant(store), stepper("finishes")
+
+        def locked(*_: str) -> None:
+            raise LabError("locked")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "claim_next", locked)
+            step_until(served, lambda: store.get(run).stages[0].status == DONE, "the first stage's end")
+            served.recover()
+            assert store.get(run).status == RUNNING
+        step_until(served, ended(store, run), "the end of the run")
+        assert [stage.status for stage in store.get(run).stages] == [DONE] * 4
+
     def test_two_that_were_left_on_one_device_are_seen_to_in_turn(self, store: Store, stepper: Make) -> None:
         (first, _), second = self.claimed(store), one_stage(store, "second")
         assert store.claim("cpu") == (second, "quantize")
