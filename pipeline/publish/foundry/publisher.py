@@ -208,7 +208,11 @@ class _Version:
             facts = self._answered(source, told, part)
             mark = _mark(self.home)
             mark.write_text(str(target), "utf-8")
-            part.rename(target)
+            try:
+                part.rename(target)
+            except OSError:  # it was taken meanwhile: that one is another's
+                mark.unlink()
+                raise
             self._register(target, facts["id"])
             mark.unlink()
         finally:
